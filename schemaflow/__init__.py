@@ -1,0 +1,82 @@
+"""SchemaFlow: retrieval models from a feature schema.
+
+Names are loaded when they are first used, so that `import schemaflow` costs no TensorFlow.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from schemaflow import datasets as datasets
+    from schemaflow.config import RunConfig as RunConfig
+    from schemaflow.data.dataset import read_parquet as read_parquet
+    from schemaflow.errors import SchemaFlowError as SchemaFlowError
+    from schemaflow.evaluation import Report as Report
+    from schemaflow.evaluation import evaluate as evaluate
+    from schemaflow.export import Recommender as Recommender
+    from schemaflow.features.tables import EmbeddingOptions as EmbeddingOptions
+    from schemaflow.index import BruteForce as BruteForce
+    from schemaflow.layers.embedding import EmbeddingTable as EmbeddingTable
+    from schemaflow.layers.mlp import MLPBlock as MLPBlock
+    from schemaflow.layers.norm import L2Norm as L2Norm
+    from schemaflow.models import TwoTowerModel as TwoTowerModel
+    from schemaflow.sampling import InBatchSampler as InBatchSampler
+    from schemaflow.schema import Feature as Feature
+    from schemaflow.schema import Schema as Schema
+    from schemaflow.schema import Tags as Tags
+    from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
+
+_HOMES = {
+    "BruteForce": "schemaflow.index",
+    "EmbeddingOptions": "schemaflow.features.tables",
+    "EmbeddingTable": "schemaflow.layers.embedding",
+    "Feature": "schemaflow.schema",
+    "InBatchSampler": "schemaflow.sampling",
+    "L2Norm": "schemaflow.layers.norm",
+    "MLPBlock": "schemaflow.layers.mlp",
+    "Recommender": "schemaflow.export",
+    "Report": "schemaflow.evaluation",
+    "RetrievalTask": "schemaflow.tasks.retrieval",
+    "RunConfig": "schemaflow.config",
+    "Schema": "schemaflow.schema",
+    "SchemaFlowError": "schemaflow.errors",
+    "Tags": "schemaflow.schema",
+    "TwoTowerModel": "schemaflow.models",
+    "datasets": "schemaflow.datasets",
+    "evaluate": "schemaflow.evaluation",
+    "read_parquet": "schemaflow.data.dataset",
+}
+
+__all__ = [
+    "BruteForce",
+    "EmbeddingOptions",
+    "EmbeddingTable",
+    "Feature",
+    "InBatchSampler",
+    "L2Norm",
+    "MLPBlock",
+    "Recommender",
+    "Report",
+    "RetrievalTask",
+    "RunConfig",
+    "Schema",
+    "SchemaFlowError",
+    "Tags",
+    "TwoTowerModel",
+    "datasets",
+    "evaluate",
+    "read_parquet",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'schemaflow' has no attribute {name!r}")
+    home = import_module(_HOMES[name])
+    found = home if home.__name__ == f"schemaflow.{name}" else getattr(home, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,1 @@
+"""The command line: the library, spoken. Each command has its twin function and loads TensorFlow only where it needs it."""

@@ -1,0 +1,215 @@
+"""The commands of `schemaflow`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemaflow.cli.quiet import load_tensorflow_quietly
+from schemaflow.errors import ConfigError, SchemaError, SchemaFlowError
+from schemaflow.schema import Feature, Schema
+from schemaflow.schema.sides import sides_of
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="schemaflow",
+    help="Retrieval models from a feature schema.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(soft_wrap=True, highlight=False)
+
+SchemaArgument = Annotated[Path, typer.Argument(help="The schema's YAML file.", show_default=False)]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="The folder that holds the data; else $SCHEMAFLOW_DATA, else the run file's own.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def validate(schema: SchemaArgument) -> None:
+    """Check a schema file: every mistake on one line."""
+    checked = Schema.from_yaml(schema)
+    sides = sides_of(checked)
+    out.print(
+        f"{schema}: {len(checked)} features, {len(sides.query)} in the query tower, {len(sides.item)} in the item tower"
+    )
+
+
+@app.command()
+def describe(
+    file: Annotated[Path, typer.Argument(help="A schema's or a run's YAML file.", show_default=False)],
+    data: DataOption = None,
+) -> None:
+    """Show the embedding tables and towers that a schema gives; with --data, learn its vocabularies first."""
+    from schemaflow.config import RunConfig
+    from schemaflow.features.tables import describe_tables, table_specs
+
+    config = RunConfig.from_yaml(file)
+    schema = Schema.from_yaml(config.schema_file)
+    schema = schema if config.features is None else schema.select_by_name(config.features)
+    if data is not None:
+        schema = schema.fit(config.data_folder(data) / config.data.interactions)
+    sides = sides_of(schema)
+    inputs = [feature.name for feature in (*sides.query, *sides.item)]
+    try:
+        specs = table_specs(schema.select_by_name(inputs), config.embedding_options.options())
+    except SchemaError as reason:
+        raise SchemaError(
+            *(
+                problem.replace("call schema.fit(…) on the data first", "pass --data to learn it")
+                for problem in reason.problems
+            )
+        ) from None
+    out.print(describe_tables(specs.values()), markup=False)
+    out.print(f"\nquery tower: {', '.join(feature.name for feature in sides.query)}")
+    out.print(f"item tower:  {', '.join(feature.name for feature in sides.item)}")
+    unused = [feature.name for feature in schema if feature.name not in inputs]
+    out.print(f"in neither:  {', '.join(unused) or 'none'}")
+
+
+@app.command()
+def train(
+    file: Annotated[
+        Path, typer.Argument(help="A run's YAML file, or a schema's for a run by default.", show_default=False)
+    ],
+    data: DataOption = None,
+    bundle: Annotated[Path | None, typer.Option("--out", help="Write the bundle there.", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="In place of the run file's.", show_default=False)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="In place of the run file's.", show_default=False)
+    ] = None,
+) -> None:
+    """Train, evaluate over the whole catalogue beside popularity, and export."""
+    from schemaflow.config import RunConfig
+
+    config = RunConfig.from_yaml(file)
+    given = {name: value for name, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None}
+    _train(config.model_copy(update=given), data, bundle)
+
+
+@app.command()
+def recommend(
+    bundle: Annotated[Path, typer.Argument(help="An exported bundle.", show_default=False)],
+    features: Annotated[
+        list[str],
+        typer.Argument(help="Raw query features, as name=value; values of a list with commas.", show_default=False),
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="An item id that must not come back; may be given several times.", show_default=False),
+    ] = None,
+) -> None:
+    """Recommend items for one query."""
+    load_tensorflow_quietly()
+    from schemaflow.export import Recommender
+
+    recommender = Recommender.load(bundle)
+    query = {feature.name: feature for feature in recommender.features}
+    request: dict[str, Any] = {}
+    for argument in features:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError(
+                f'"{argument}" is no feature; expected name=value, such as {recommender.features[0].name}=42'
+            )
+        request[name] = [_parse(query[name], value) if name in query else value]
+    item_id = sides_of(recommender.schema).item_id
+    answer = recommender.recommend(request, k=k, exclude=[_scalar(item_id, value) for value in exclude or ()])
+    table = Table("rank", item_id.name, "score")
+    for rank, (identifier, score) in enumerate(zip(answer.identifiers[0], answer.scores[0], strict=True), start=1):
+        table.add_row(str(rank), str(identifier), f"{score:.4f}")
+    out.print(table)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the data and the bundle are written.")] = Path(
+        "schemaflow-demo"
+    ),
+    users: Annotated[int, typer.Option(min=2)] = 2000,
+    items: Annotated[int, typer.Option(min=20)] = 1000,
+    interactions: Annotated[int, typer.Option(min=10)] = 100_000,
+    epochs: Annotated[int, typer.Option(min=1)] = 6,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Generate data with a planted structure, train on it, and recommend from a fresh process."""
+    load_tensorflow_quietly()
+    from schemaflow.config import RunConfig
+    from schemaflow.datasets import synthetic
+
+    data = synthetic(folder / "data", users=users, items=items, interactions=interactions, seed=seed)
+    out.print(f"wrote {data.folder} (interactions, users, items, schema)")
+    config = RunConfig.from_yaml(data.schema).model_copy(update={"epochs": epochs, "seed": seed})
+    _train(config, None, folder / "bundle")
+    user = {"user_id": "u00042" if users > 42 else "u00001", "age": "31", "country": "JP"}
+    from schemaflow.workflows import recommend_in_fresh_process
+
+    out.print(
+        f"\nrecommendations for {', '.join(f'{name} {value}' for name, value in user.items())}, from the bundle in a fresh process:"
+    )
+    out.print(recommend_in_fresh_process(folder / "bundle", user, 5), end="", markup=False)
+
+
+def _train(config: Any, data: Path | None, bundle: Path | None) -> None:
+    load_tensorflow_quietly()
+    from schemaflow.cli.progress import ProgressBar
+    from schemaflow.workflows import train as run
+
+    bar = ProgressBar(out)
+    try:
+        result = run(config, data=data, out=bundle, callbacks=[bar], say=out.print)
+    finally:
+        bar.close()
+    _print_report("all candidates", result.report)
+    if result.report_unseen is not None:
+        _print_report("without the user's training items", result.report_unseen)
+    if bundle is not None:
+        out.print(f"bundle: {bundle}")
+
+
+def _print_report(title: str, report: Any) -> None:
+    table = Table("metric", "model", "popularity", title=title, title_justify="left")
+    for name, value in report.items():
+        table.add_row(name, f"{value:.4f}", f"{report.popularity[name]:.4f}" if name in report.popularity else "-")
+    out.print(table)
+    out.print(", ".join(f"{name}: {value}" for name, value in report.protocol.items()))
+
+
+def _parse(feature: Feature, value: str) -> Any:
+    return (
+        [_scalar(feature, part) for part in value.split(",")] if feature.list is not None else _scalar(feature, value)
+    )
+
+
+def _scalar(feature: Feature, value: str) -> Any:
+    if feature.dtype == "string":
+        return value
+    try:
+        return float(value) if feature.dtype.startswith("float") else int(value)
+    except ValueError:
+        raise ConfigError(f'feature "{feature.name}": expected {feature.dtype}, received "{value}"') from None
+
+
+def main() -> None:
+    """Run a command; a mistake of the user's ends in one line for each, without a traceback, and exit code 1."""
+    try:
+        app()
+    except SchemaFlowError as reason:
+        for problem in reason.problems:
+            print(problem, file=sys.stderr)  # noqa: T201 - the terminal is what this is for
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

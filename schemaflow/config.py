@@ -1,0 +1,228 @@
+"""A whole run in one YAML file: data, split, towers, embeddings, optimizer, epochs, evaluation."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, StrictStr, model_validator
+
+from schemaflow.errors import ConfigError
+from schemaflow.features.tables import EmbeddingOptions
+from schemaflow.schema.document import Document, holds_mapping, parse, read
+from schemaflow.schema.feature import Combiner
+
+__all__ = ["DATA_VARIABLE", "RunConfig"]
+
+DATA_VARIABLE = "SCHEMAFLOW_DATA"
+"""The environment variable that names the folder of data folders."""
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _float(value: Any) -> Any:
+    """Read 1e-3, which YAML takes for text, as the number it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Count = Annotated[StrictInt, Field(ge=1)]
+Names = Annotated[tuple[StrictStr, ...], BeforeValidator(_tuple)]
+Number = Annotated[float, BeforeValidator(_float)]
+Positive = Annotated[float, BeforeValidator(_float), Field(gt=0)]
+
+
+class DataConfig(Document):
+    """Where the tables are.
+
+    Args:
+        folder: The folder of the files, below `--data`, `$SCHEMAFLOW_DATA` or the run file's own folder.
+        interactions: The interactions.
+        test: Interactions that were set apart already; without them, `split` sets some apart.
+        candidates: The items to recommend; the schema's own table of items, or those of the interactions, if not given.
+    """
+
+    folder: StrictStr = "."
+    interactions: StrictStr = "interactions.parquet"
+    test: StrictStr | None = None
+    candidates: StrictStr | None = None
+
+
+class SplitConfig(Document):
+    """How interactions are set apart for testing.
+
+    Args:
+        kind: `random` takes the first rows of `numpy.random.default_rng(seed).permutation` for training; `time` the
+            earliest, by the feature tagged time.
+        test_fraction: The share that is set apart.
+        seed: Of the random kind.
+    """
+
+    kind: Literal["random", "time"] = "random"
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: StrictInt = 42
+
+
+class TowerConfig(Document):
+    """An `MLPBlock`.
+
+    Args:
+        dimensions: The width of each layer; none at all leaves the embeddings as they are.
+        activation: Of the hidden layers.
+        final_activation: Of the last layer.
+        dropout: The share of each hidden layer's outputs left out in training.
+        normalization: After each hidden layer.
+        residual: Add each hidden layer's input to its output.
+    """
+
+    dimensions: Annotated[tuple[Count, ...], BeforeValidator(_tuple)] = (128, 64)
+    activation: StrictStr = "relu"
+    final_activation: StrictStr | None = None
+    dropout: Annotated[float, BeforeValidator(_float), Field(ge=0, lt=1)] | None = None
+    normalization: Literal["batch_norm", "layer_norm"] | None = None
+    residual: StrictBool = False
+
+
+class TowersConfig(Document):
+    """Both towers; without one for items, the query tower's architecture again.
+
+    Args:
+        query: Of queries.
+        item: Of items.
+        l2_normalize: End both in vectors of length one.
+        logits_temperature: The scores are divided by it in the loss.
+        correction: Correct the logits for each item's probability of being sampled.
+    """
+
+    query: TowerConfig = TowerConfig()
+    item: TowerConfig | None = None
+    l2_normalize: StrictBool = False
+    logits_temperature: Positive = 1.0
+    correction: Literal["log_q"] | None = "log_q"
+
+
+class EmbeddingConfig(Document):
+    """`EmbeddingOptions`, as YAML."""
+
+    embedding_dims: Mapping[str, Count] | None = None
+    embedding_dim_default: Count = 64
+    infer_embedding_sizes: StrictBool = False
+    infer_embedding_sizes_multiplier: Positive = 2.0
+    infer_embeddings_ensure_dim_multiple_of_8: StrictBool = False
+    embeddings_initializers: StrictStr | Mapping[str, StrictStr] | None = None
+    embeddings_l2_reg: Annotated[float, BeforeValidator(_float), Field(ge=0)] = 0.0
+    combiner: Combiner = "mean"
+
+    def options(self) -> EmbeddingOptions:
+        """Return them."""
+        return EmbeddingOptions(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class OptimizerConfig(Document):
+    """The optimizer.
+
+    Args:
+        name: One of Keras's.
+        learning_rate: At the beginning.
+        schedule: `cosine` lets the rate fall to 0 over the run.
+    """
+
+    name: Literal["adam", "adagrad", "adamw", "sgd", "rmsprop", "lion", "nadam"] = "adam"
+    learning_rate: Positive = 0.003
+    schedule: Literal["constant", "cosine"] = "cosine"
+
+
+class EvaluationConfig(Document):
+    """What is reported, with the user's training items left in the ranking and with them taken out.
+
+    Args:
+        ks: The cut-offs.
+    """
+
+    ks: Annotated[tuple[Count, ...], BeforeValidator(_tuple), Field(min_length=1)] = (10, 50, 100)
+
+
+class RunConfig(Document):
+    """A whole run.
+
+    Args:
+        version: 1.
+        schema_path: The schema's YAML file, relative to the run file; `schema` in YAML.
+        features: The names of the features to use; all if not given.
+        data: Where the tables are.
+        split: How interactions are set apart for testing.
+        towers: The two towers and their loss.
+        embedding_options: How wide the embedding tables are.
+        optimizer: The optimizer.
+        epochs: How many.
+        batch_size: Rows a batch, each a negative of the others.
+        seed: Of weights and shuffling.
+        evaluation: What is reported.
+
+    Example:
+        >>> RunConfig.from_yaml("examples/movielens.run.yaml").epochs
+        3
+    """
+
+    version: Literal[1] = 1
+    schema_path: StrictStr = Field(alias="schema")
+    features: Annotated[Names, Field(min_length=1)] | None = None
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    towers: TowersConfig = TowersConfig()
+    embedding_options: EmbeddingConfig = EmbeddingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    epochs: Count = 10
+    batch_size: Count = 512
+    seed: StrictInt = 0
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Self:
+        if self.data.test is not None and "split" in self.model_fields_set:
+            raise ConfigError('both "data.test" and "split" are given; keep one')
+        return self
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a run file; a schema file stands for a run with everything else as it is by default.
+
+        Raises:
+            ConfigError: One line for each mistake: file, line, column, what was expected and received.
+        """
+        text = read(path, ConfigError, "run configuration")
+        if holds_mapping(text, "features"):  # a schema spells its features out; a run names some of them
+            config = cls(schema=Path(path).name)
+        else:
+            config, _ = parse(text, cls, ConfigError, str(path))
+        config._folder = Path(path).parent
+        return config
+
+    @property
+    def schema_file(self) -> Path:
+        """The schema's YAML file."""
+        return self._folder / self.schema_path
+
+    def data_folder(self, data: str | Path | None = None) -> Path:
+        """Return the folder that holds the interactions.
+
+        Args:
+            data: What `--data` gave: that folder, or the one above `data.folder`.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        given = data if data is not None else os.environ.get(DATA_VARIABLE)
+        root = Path(given) if given is not None else self._folder
+        tried = list(dict.fromkeys([root / self.data.folder, root]))
+        for folder in tried:
+            if (folder / self.data.interactions).exists():
+                return folder
+        files = " nor ".join(str(folder / self.data.interactions) for folder in tried)
+        raise ConfigError(f"there is no {files}; name the folder that holds the data with --data or ${DATA_VARIABLE}")

@@ -1,0 +1,1 @@
+"""Tables to encoded batches: pyarrow to NumPy to tf.data."""

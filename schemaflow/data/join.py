@@ -1,0 +1,186 @@
+"""Interactions with the features of their users and items, joined by id from side tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemaflow.data.encode import Array, Columns, Lists, concatenate, encode, take
+from schemaflow.errors import DataError
+from schemaflow.schema.columns import read_column
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.schema import Schema
+from schemaflow.schema.sources import Piece, Source, TableLike, open_source
+from schemaflow.schema.tags import Tags
+
+__all__ = ["Joined", "Place", "join", "read_ids", "read_table", "refuse_repeated"]
+
+Place = tuple[Path | None, int]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A side table in memory: its ids, and its features encoded once."""
+
+    key: Feature
+    where: str
+    ids: pa.Array
+    columns: Columns
+
+    def rows(self, piece: Piece) -> Array:
+        """Return the side table's row for each row of a piece.
+
+        Raises:
+            DataError: An id of the piece is not in the side table.
+        """
+        ids = read_column(self.key, piece)
+        found = pc.index_in(ids.values, value_set=self.ids)
+        if found.null_count:
+            first = int(np.argmax(found.is_null().to_numpy(zero_copy_only=False)))
+            raise DataError(
+                f"{piece.where}, row {ids.row_of(first)}: {self.where} has no row for {self.key.name} {ids.values[first].as_py()!r}"
+                f" ({found.null_count} of {len(found)} rows); features {', '.join(self.columns)} come from there: add it"
+            )
+        return found.to_numpy()
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A source whose rows are encoded, with side features joined to them.
+
+    Args:
+        source: The interactions.
+        schema: Knows vocabularies and statistics.
+        features: The features that are read, in order.
+        own: Those of them that the interactions hold themselves.
+        sides: The side tables that hold the others.
+    """
+
+    source: Source
+    schema: Schema
+    features: tuple[Feature, ...]
+    own: tuple[Feature, ...]
+    sides: tuple[_Side, ...]
+
+    def read(self, place: Place) -> dict[str, Array | Lists]:
+        """Return the encoded features at a place, by name."""
+        needed = dict.fromkeys([feature.source for feature in self.own] + [side.key.source for side in self.sides])
+        piece = self.source.read(place, list(needed))
+        columns = {feature.name: encode(self.schema, feature, read_column(feature, piece)) for feature in self.own}
+        for side in self.sides:
+            columns |= take(side.columns, side.rows(piece))
+        return {feature.name: columns[feature.name] for feature in self.features}
+
+
+def join(
+    table: TableLike, schema: Schema, folder: str | Path | None = None, names: Sequence[str] | None = None
+) -> Joined:
+    """Plan how to read features from a table and the side tables that the schema declares.
+
+    A feature comes from the table itself where it has the column, else from the side table that has it.
+
+    Args:
+        table: Interactions, users or items.
+        schema: Knows the features and the side tables.
+        folder: Where the side tables are; the folder of `table` if not given.
+        names: The features to read; all if None.
+
+    Raises:
+        DataError: A feature's column is in none of them, or a side table is missing or holds an id twice.
+    """
+    source = open_source(table)
+    features = tuple(schema if names is None else schema.select_by_name(names))
+    schema.select_by_name([feature.name for feature in features]).require_fitted()
+    own = tuple(feature for feature in features if feature.source in source.columns)
+    rest = [feature for feature in features if feature not in own]
+    directory = Path(folder) if folder is not None else source.folder
+    searched, sides = [_describe(source)], []
+    for name, side in schema.tables.items():
+        key = schema[side.key]
+        wanted = [feature for feature in rest if feature is not key and _same_side(feature, key)]
+        if not wanted or key.source not in source.columns:
+            continue
+        if directory is None:
+            searched.append(
+                f'table "{name}" ({side.file}; a table in memory has no folder: pass the one that holds it as "tables")'
+            )
+            continue
+        if not (directory / side.file).exists():
+            searched.append(
+                f'table "{name}" (there is no {directory / side.file}; pass the folder that holds it as "tables")'
+            )
+            continue
+        opened = open_source(directory / side.file)
+        searched.append(_describe(opened))
+        here = [feature for feature in wanted if feature.source in opened.columns]
+        if here:
+            rest = [feature for feature in rest if feature not in here]
+            sides.append(_load(opened, key, here, schema))
+    if rest:
+        raise DataError(
+            *(
+                f'feature "{feature.name}": its column "{feature.source}" is missing from {" and from ".join(searched)}'
+                for feature in rest
+            )
+        )
+    return Joined(source, schema, features, own, tuple(sides))
+
+
+def read_table(
+    table: TableLike, schema: Schema, folder: str | Path | None = None, names: Sequence[str] | None = None
+) -> dict[str, Array | Lists]:
+    """Return the encoded features of a whole table in memory, by name; the arguments are those of `join`."""
+    joined = join(table, schema, folder, names)
+    return concatenate([joined.read(place) for place in joined.source.places()])
+
+
+def read_ids(table: TableLike, feature: Feature) -> pa.Array:
+    """Return an id column as it stands, large_string or int64.
+
+    Raises:
+        DataError: The column is missing, or an id is.
+    """
+    source = open_source(table)
+    source.require(feature.source, f'feature "{feature.name}"')
+    columns = [read_column(feature, piece) for piece in source.pieces([feature.source])]
+    for column in columns:
+        if column.values.null_count:
+            first = int(np.argmax(column.values.is_null().to_numpy(zero_copy_only=False)))
+            raise DataError(
+                f'{column.where}, row {column.row_of(first)}: the id "{feature.name}" is missing; fill it in or remove the row'
+            )
+    return pa.concat_arrays([column.values for column in columns])
+
+
+def _same_side(feature: Feature, key: Feature) -> bool:
+    return any(feature.has(side) and key.has(side) for side in (Tags.USER, Tags.ITEM, Tags.SESSION, Tags.CONTEXT))
+
+
+def _describe(source: Source) -> str:
+    return f"{source.name} (columns {', '.join(source.columns)})"
+
+
+def _load(source: Source, key: Feature, features: Sequence[Feature], schema: Schema) -> _Side:
+    ids = read_ids(source, key) if key.source in source.columns else None
+    if ids is None:
+        raise DataError(f'{_describe(source)} is joined by "{key.name}", but the column "{key.source}" is missing')
+    refuse_repeated(ids, key, source)
+    pieces = source.pieces([feature.source for feature in features])
+    encoded = [
+        {feature.name: encode(schema, feature, read_column(feature, piece)) for feature in features} for piece in pieces
+    ]
+    return _Side(key, source.name, ids, concatenate(encoded))
+
+
+def refuse_repeated(ids: pa.Array, key: Feature, source: Source) -> None:
+    """Raise `DataError` if an id stands twice in a table that should hold one row for each."""
+    counts = pc.value_counts(ids)
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        raise DataError(
+            f"{source.name}: {key.name} {repeated.field('values')[0].as_py()!r} stands {repeated.field('counts')[0].as_py()} times"
+            f" ({len(repeated)} ids are repeated); expected one row for each: remove the others"
+        )

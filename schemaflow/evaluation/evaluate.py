@@ -1,0 +1,155 @@
+"""Evaluation over the whole catalogue: every candidate ranked for every query, beside popularity."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import tensorflow as tf
+
+from schemaflow.data.encode import Array
+from schemaflow.data.join import read_ids, refuse_repeated
+from schemaflow.errors import ConfigError, DataError
+from schemaflow.evaluation.judge import Excluded, Judge
+from schemaflow.evaluation.queries import codes_of, distinct_queries, positions_of, user_id_of
+from schemaflow.evaluation.report import Report
+from schemaflow.metrics import Floats
+from schemaflow.schema.feature import RESERVED_ROWS, Feature
+from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import Sides
+from schemaflow.schema.sources import TableLike, open_source
+
+__all__ = ["TwoTowers", "evaluate"]
+
+
+class TwoTowers(Protocol):
+    """What `evaluate` needs of a model."""
+
+    schema: Schema
+    sides: Sides
+
+    def query_embeddings(self, queries: Any, batch_size: int = 4096) -> Array:
+        """Return [n, dim]."""
+
+    def candidate_embeddings(
+        self, candidates: Any, batch_size: int = 4096, *, tables: str | Path | None = None
+    ) -> Array:
+        """Return [n, dim]."""
+
+
+def evaluate(
+    model: TwoTowers,
+    interactions: TableLike,
+    candidates: TableLike,
+    *,
+    ks: Sequence[int] = (10, 50, 100),
+    exclude: TableLike | None = None,
+    tables: str | Path | None = None,
+) -> Report:
+    """Rank every candidate for every distinct query, and report what the positives' ranks come to.
+
+    A query is a distinct set of query features; its positives are its interactions' items. recall, ndcg, mrr and map are
+    averaged over a user's queries and then over users; `hit_rate@k` is the share of interactions whose item is among the
+    first k; `coverage@k` is the share of the candidates that are among anybody's first k. Ties count against the
+    positive. A positive that is no candidate is a miss.
+
+    Args:
+        model: A `TwoTowerModel`.
+        interactions: The positives to find: a table with the query features and the item id.
+        candidates: The items to rank: a table with the item features.
+        ks: The cut-offs.
+        exclude: Interactions whose items are not ranked for their user, such as those of the training; positives among
+            them are dropped, and counted in the report.
+        tables: The folder of the side tables, where it is not that of each file.
+
+    Raises:
+        DataError: A column is missing, a candidate stands twice, or no positive is left.
+        ConfigError: A cut-off is below 1, or `exclude` is given and no feature is tagged user and id.
+
+    Source:
+        Why sampled metrics mislead and all candidates are ranked: Krichene & Rendle, "On sampled metrics for item
+        recommendation", KDD 2020.
+    """
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"ks is {tuple(ks)}; expected cut-offs of at least 1")
+    schema, sides = model.schema, model.sides
+    source, catalogue = open_source(interactions), open_source(candidates)
+    identifiers = read_ids(catalogue, sides.item_id)
+    refuse_repeated(identifiers, sides.item_id, catalogue)
+    positives = distinct_queries(source, schema, sides, tables)
+    items = read_ids(source, sides.item_id)
+    item = positions_of(items, identifiers)  # [rows], -1 where no candidate
+    user_id = user_id_of(schema)
+    users = None if user_id is None or user_id.source not in source.columns else read_ids(source, user_id)
+    user_of_query = positives.query_of_first(users)
+    excluded, kept = None, np.ones(len(item), bool)
+    if exclude is not None:
+        if user_id is None or users is None:
+            raise ConfigError(
+                "exclude needs to know whose items it holds; give the interactions a feature tagged user and id"
+            )
+        seen = open_source(exclude)
+        pairs = (read_ids(seen, user_id), read_ids(seen, sides.item_id))
+        excluded = _excluded(*pairs, user_of_query, identifiers)
+        kept = ~_among(users, items, *pairs)
+    if not kept.any():
+        raise DataError(f"{source.name}: no positive is left to find: all {len(kept)} are also in exclude")
+    judge = Judge(
+        positives.query[kept], item[kept], codes_of(user_of_query), len(identifiers), tuple(sorted(set(ks))), excluded
+    )
+
+    vectors = model.candidate_embeddings(catalogue, tables=tables)
+    queries = model.query_embeddings(positives.dataset())
+    metrics = judge(lambda part: tf.matmul(queries[part], vectors, transpose_b=True).numpy())
+    popularity: Mapping[str, float] = {}
+    counts = _item_counts(schema, sides.item_id, identifiers)
+    if counts is not None:
+        popularity = judge(
+            lambda part: np.broadcast_to(counts, (len(range(*part.indices(positives.queries))), len(counts)))
+        )
+    protocol = {
+        "interactions": len(item),
+        "queries": judge.asked,
+        "candidates": len(identifiers),
+        "excluded": "nothing" if exclude is None else open_source(exclude).name,
+        "positives dropped (in exclude)": int((~kept).sum()),
+        "positives that are no candidate (missed)": int((item[kept] < 0).sum()),
+    }
+    return Report(metrics, popularity, protocol)
+
+
+def _among(users: pa.Array, items: pa.Array, of_users: pa.Array, of_items: pa.Array) -> npt.NDArray[np.bool_]:
+    """Tell which (user, item) pairs are among others, [rows] bool."""
+    known_users, known_items = of_users.unique(), of_items.unique()
+    user, item = positions_of(users, known_users), positions_of(items, known_items)
+    others = positions_of(of_users, known_users) * len(known_items) + positions_of(of_items, known_items)
+    return (user >= 0) & (item >= 0) & np.isin(user * len(known_items) + item, others)
+
+
+def _excluded(users: pa.Array, items: pa.Array, user_of_query: pa.Array, identifiers: pa.Array) -> Excluded:
+    """Return the candidates among a user's items, for each of the user's queries."""
+    width = len(identifiers)
+    distinct = user_of_query.unique()
+    user, item = positions_of(users, distinct), positions_of(items, identifiers)
+    here = (user >= 0) & (item >= 0)
+    pairs = np.unique(user[here] * width + item[here])  # [pairs], by distinct user
+    of_query = positions_of(user_of_query, distinct)  # a user may have several queries
+    starts, ends = np.searchsorted(pairs, of_query * width), np.searchsorted(pairs, (of_query + 1) * width)
+    cells = [
+        query * width + pairs[low:high] % width for query, (low, high) in enumerate(zip(starts, ends, strict=True))
+    ]
+    return Excluded(np.concatenate(cells), width)
+
+
+def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Floats | None:
+    """Return each candidate's number of interactions, [candidates] float32, where the schema has counted them."""
+    counts = schema.fitted.item_counts
+    if counts is None:
+        return None
+    vocabulary = schema.vocabulary(item_id.table)
+    if vocabulary is None:
+        return counts[identifiers.to_numpy()].astype(np.float32)
+    position = positions_of(identifiers, vocabulary)
+    return np.where(position >= 0, counts[position + RESERVED_ROWS], 0).astype(np.float32)

@@ -1,0 +1,232 @@
+"""Which embedding tables a schema needs: pure arithmetic, no TensorFlow."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from schemaflow.errors import ConfigError, SchemaError, suggest
+from schemaflow.schema.domain import Domain
+from schemaflow.schema.feature import COMBINERS, Feature
+from schemaflow.schema.schema import Schema
+
+__all__ = [
+    "EmbeddingOptions",
+    "TableSpec",
+    "combiner_of",
+    "describe_tables",
+    "inferred_dim",
+    "initializer_of",
+    "table_specs",
+]
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """How wide the embedding tables are, and how they begin.
+
+    A feature's width is the first of: its entry in `embedding_dims`; its `embedding: {dim: …}` in the schema; the
+    inferred one, if asked for; `embedding_dim_default`. Features of one domain share one table and one width.
+
+    Args:
+        embedding_dims: Width by feature.
+        embedding_dim_default: Width where nothing else says one.
+        infer_embedding_sizes: Infer widths from the tables' rows: `ceil(rows^0.25 * multiplier)`.
+        infer_embedding_sizes_multiplier: That multiplier; usually 2 to 10.
+        infer_embeddings_ensure_dim_multiple_of_8: Round inferred widths up to a multiple of 8.
+        embeddings_initializers: A Keras initializer (or its name) for all tables, or by feature.
+        embeddings_l2_reg: Adds this times the mean over the batch of each looked-up vector's squared length to the loss.
+        combiner: How the rows of a list become one vector: mean, sum, sqrtn or max.
+
+    Raises:
+        ConfigError: A width, the multiplier, the l2 or the combiner is not one.
+
+    Example:
+        >>> inferred_dim(1001, multiplier=2.0), inferred_dim(1001, multiplier=2.0, multiple_of_8=True)
+        (12, 16)
+    """
+
+    embedding_dims: Mapping[str, int] | None = None
+    embedding_dim_default: int = 64
+    infer_embedding_sizes: bool = False
+    infer_embedding_sizes_multiplier: float = 2.0
+    infer_embeddings_ensure_dim_multiple_of_8: bool = False
+    embeddings_initializers: Any = None
+    embeddings_l2_reg: float = 0.0
+    combiner: str = "mean"
+
+    def __post_init__(self) -> None:
+        widths = {"embedding_dim_default": self.embedding_dim_default}
+        widths |= {f'embedding_dims["{name}"]': dim for name, dim in (self.embedding_dims or {}).items()}
+        problems = [
+            f"{name} is {dim!r}; expected an integer of at least 1"
+            for name, dim in widths.items()
+            if not isinstance(dim, int) or dim < 1
+        ]
+        if self.infer_embedding_sizes_multiplier <= 0:
+            problems.append(
+                f"infer_embedding_sizes_multiplier is {self.infer_embedding_sizes_multiplier}; expected a number above 0"
+            )
+        if self.embeddings_l2_reg < 0:
+            problems.append(f"embeddings_l2_reg is {self.embeddings_l2_reg}; expected 0 or more")
+        if self.combiner not in COMBINERS:
+            problems.append(
+                f'unknown combiner "{self.combiner}"{suggest(self.combiner, COMBINERS)} (known: {", ".join(COMBINERS)})'
+            )
+        if problems:
+            raise ConfigError(*problems)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {it.name: getattr(self, it.name) for it in fields(self)}
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One embedding table.
+
+    Args:
+        domain: Its name.
+        features: The names of the features that share it.
+        rows: Reserved rows included.
+        dim: Width of a row.
+        padding: Row 0 is padding.
+    """
+
+    domain: str
+    features: tuple[str, ...]
+    rows: int
+    dim: int
+    padding: bool
+
+    @property
+    def parameters(self) -> int:
+        """Rows x dim."""
+        return self.rows * self.dim
+
+
+def inferred_dim(rows: int, multiplier: float = 2.0, multiple_of_8: bool = False) -> int:
+    """Return the width for a table: `d = ceil(rows^0.25 * multiplier)`, then `8 ceil(d / 8)` where asked.
+
+    Source: NVIDIA Merlin's rule for inferred embedding sizes.
+    """
+    dim = math.ceil(rows**0.25 * multiplier)
+    return 8 * math.ceil(dim / 8) if multiple_of_8 else dim
+
+
+def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) -> dict[str, TableSpec]:
+    """Return the tables that a schema's categorical features need, by domain.
+
+    Raises:
+        ConfigError: `options` names a feature that the schema does not have, or that has no table.
+        SchemaError: Features of one domain ask for different widths, or a vocabulary is still to be learned.
+
+    Example:
+        >>> item = Feature(name="item_id", dtype="int64", tags=["item", "id"], cardinality=1001)
+        >>> spec = table_specs(Schema((item,)), EmbeddingOptions(infer_embedding_sizes=True))["item_id"]
+        >>> spec.rows, spec.dim
+        (1001, 12)
+    """
+    categorical = [feature.name for feature in schema if feature.kind == "categorical"]
+    initializers = options.embeddings_initializers
+    named = [*(options.embedding_dims or ()), *(initializers if _by_feature(initializers) else ())]
+    unknown = [
+        f'embedding options name "{name}", which is no categorical feature{suggest(name, categorical)}'
+        for name in named
+        if name not in categorical
+    ]
+    if unknown:
+        raise ConfigError(*dict.fromkeys(unknown))
+    problems: list[str] = []
+    specs = {}
+    for name, domain in schema.domains.items():
+        try:
+            rows = schema.rows(name)
+        except SchemaError as reason:
+            problems += reason.problems
+            continue
+        dim = _dim(domain, rows, options, problems)
+        specs[name] = TableSpec(
+            name, tuple(feature.name for feature in domain.features), rows, dim, domain.encoding == "vocabulary"
+        )
+    if problems:
+        raise SchemaError(*problems)
+    return specs
+
+
+def initializer_of(options: EmbeddingOptions, spec: TableSpec) -> Any:
+    """Return the initializer that the options ask for in a table, or None.
+
+    Raises:
+        ConfigError: They ask for several.
+    """
+    wanted = options.embeddings_initializers
+    if not _by_feature(wanted):
+        return wanted
+    named = [name for name in spec.features if name in wanted]
+    if len(named) > 1:
+        raise ConfigError(
+            f'embeddings_initializers name {" and ".join(named)}, which share the table "{spec.domain}"; name one of them'
+        )
+    return wanted[named[0]] if named else None
+
+
+def combiner_of(feature: Feature, options: EmbeddingOptions) -> str:
+    """Return how the rows of a list feature become one vector."""
+    return (
+        feature.embedding.combiner if feature.embedding is not None and feature.embedding.combiner else options.combiner
+    )
+
+
+def describe_tables(specs: Iterable[TableSpec]) -> str:
+    """Return the tables as aligned text: feature, rows, dim, domain, parameters, and their sum.
+
+    Example:
+        >>> print(describe_tables([TableSpec("movie", ("movie_id", "history"), 1685, 64, True)]))
+        feature             rows  dim  domain  parameters
+        movie_id, history  1,685   64  movie      107,840
+        total                                     107,840
+    """
+    listed = list(specs)
+    lines = [("feature", "rows", "dim", "domain", "parameters")]
+    lines += [(", ".join(it.features), f"{it.rows:,}", f"{it.dim:,}", it.domain, f"{it.parameters:,}") for it in listed]
+    lines.append(("total", "", "", "", f"{sum(it.parameters for it in listed):,}"))
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    to_left = (0, 3)
+    rows = (
+        "  ".join(
+            cell.ljust(width) if column in to_left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+    return "\n".join(rows)
+
+
+def _by_feature(initializers: Any) -> bool:
+    return (
+        isinstance(initializers, Mapping) and "class_name" not in initializers
+    )  # a serialized initializer is a dict too
+
+
+def _dim(domain: Domain, rows: int, options: EmbeddingOptions, problems: list[str]) -> int:
+    given = [
+        options.embedding_dims[it.name]
+        for it in domain.features
+        if options.embedding_dims and it.name in options.embedding_dims
+    ]
+    given = given or [
+        it.embedding.dim for it in domain.features if it.embedding is not None and it.embedding.dim is not None
+    ]
+    if len(set(given)) > 1:
+        names = " and ".join(f'"{feature.name}"' for feature in domain.features)
+        problems.append(
+            f'features {names} share the domain "{domain.name}" but ask for the widths {sorted(set(given))}; give one'
+        )
+    if given:
+        return given[0]
+    if options.infer_embedding_sizes:
+        return inferred_dim(
+            rows, options.infer_embedding_sizes_multiplier, options.infer_embeddings_ensure_dim_multiple_of_8
+        )
+    return options.embedding_dim_default

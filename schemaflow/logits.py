@@ -1,0 +1,85 @@
+"""The arithmetic of sampled softmax: scores to logits. Functions of tensors, no state."""
+
+import tensorflow as tf
+
+__all__ = ["accidental_hits", "corrected_logits", "first_occurrences", "inclusion_probability"]
+
+
+def inclusion_probability(probability: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Return the probability of being among `draws` independent draws at all: `1 - (1 - p)^n`.
+
+    This is an item's sampling probability when its repetitions in a batch count as one candidate. It saturates at 1 for
+    the head of the catalogue, which a count per draw does not.
+
+    Args:
+        probability: Of each draw, [...] float32 in [0, 1].
+        draws: How many, a scalar.
+
+    Example:
+        >>> float(inclusion_probability(tf.constant(0.5), tf.constant(2)))
+        0.75
+    """
+    # expm1 and log1p keep the digits of small probabilities, where (1 - p) ** n would round to 1
+    return -tf.math.expm1(tf.cast(draws, probability.dtype) * tf.math.log1p(-probability))
+
+
+def first_occurrences(ids: tf.Tensor) -> tf.Tensor:
+    """Return True where an id stands for the first time, [n] bool.
+
+    Args:
+        ids: [n] int, n >= 1.
+
+    Example:
+        >>> first_occurrences(tf.constant([7, 5, 7])).numpy().tolist()
+        [True, True, False]
+    """
+    order = tf.argsort(ids, stable=True)  # sorted, and not tf.unique: XLA needs static shapes
+    ordered = tf.gather(ids, order)
+    first = tf.concat([[True], ordered[1:] != ordered[:-1]], axis=0)
+    return tf.gather(first, tf.argsort(order))
+
+
+def accidental_hits(positive_ids: tf.Tensor, candidate_ids: tf.Tensor) -> tf.Tensor:
+    """Return True where a candidate is the row's own positive, standing in another column, [q, c] bool.
+
+    Row i's positive is column i.
+
+    Args:
+        positive_ids: [q].
+        candidate_ids: [c], c >= q.
+
+    Example:
+        >>> accidental_hits(tf.constant([7, 7]), tf.constant([7, 7, 5])).numpy().tolist()
+        [[False, True, False], [True, False, False]]
+    """
+    same = positive_ids[:, tf.newaxis] == candidate_ids[tf.newaxis, :]  # [q, c]
+    return same & ~tf.eye(tf.shape(positive_ids)[0], tf.shape(candidate_ids)[0], dtype=tf.bool)
+
+
+def corrected_logits(
+    scores: tf.Tensor, temperature: float = 1.0, log_q: tf.Tensor | None = None, dropped: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Return the logits of a sampled softmax: `score / temperature - log q`, and -inf where a candidate is dropped.
+
+    The correction comes after the temperature and is not scaled by it; it applies to the positive too. Dropped
+    candidates are set with `where`, so that no finite score can bring them back.
+
+    Args:
+        scores: [q, c] float.
+        temperature: Above 0.
+        log_q: Log of each candidate's sampling probability, broadcast against [q, c].
+        dropped: Candidates that are not to take part, [q, c] bool.
+
+    Source:
+        Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019, eq. 3.
+
+    Example:
+        >>> corrected_logits(tf.constant([[2.0, 1.0]]), temperature=0.5, log_q=tf.constant([0.0, -1.0])).numpy().tolist()
+        [[4.0, 3.0]]
+    """
+    logits = tf.cast(scores, tf.float32) / temperature
+    if log_q is not None:
+        logits -= tf.cast(log_q, tf.float32)
+    if dropped is not None:
+        logits = tf.where(dropped, tf.constant(float("-inf")), logits)
+    return logits

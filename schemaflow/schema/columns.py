@@ -1,0 +1,130 @@
+"""A feature's column, checked against its dtype and brought to one form, whatever Arrow type it came in."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from schemaflow.errors import DataError
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.sources import Piece
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+__all__ = ["Column", "missing_value", "read_column"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """The values of a feature in some rows.
+
+    Args:
+        values: large_string, int64 or float64, null where missing: one a row, or those of all lists end to end.
+        splits: For a list, where each row's values begin, and the end: int64, rows + 1. None for one value a row.
+        where: Where the rows are from, for messages.
+        first_row: The number of the first row within that place.
+    """
+
+    values: "pa.Array"
+    splits: "npt.NDArray[Any] | None"
+    where: str
+    first_row: int
+
+    def row_of(self, position: int) -> int:
+        """Return the number, within the place, of the row that holds the value at a position."""
+        import numpy as np
+
+        row = position if self.splits is None else int(np.searchsorted(self.splits, position, side="right")) - 1
+        return self.first_row + row
+
+
+def missing_value(dtype: str) -> str | int | float:
+    """Return the value that stands for a missing one where there is no null: in tensors, JSON and NumPy arrays.
+
+    The empty string, the least integer of the dtype, or NaN.
+
+    Example:
+        >>> missing_value("string"), missing_value("int32")
+        ('', -2147483648)
+    """
+    if dtype == "string":
+        return ""
+    if dtype.startswith("float"):
+        return float("nan")
+    import numpy as np
+
+    return int(np.iinfo(dtype if dtype.startswith("int") else "int64").min)
+
+
+def read_column(feature: Feature, piece: Piece) -> Column:
+    """Return a feature's values in the rows of a piece.
+
+    A null list counts as a list of one missing value. The empty string, the least integer and NaN count as missing, as
+    they do in a raw tensor.
+
+    Raises:
+        DataError: The column has another type than the feature, is a list where the feature is not (or the reverse), or
+            holds a list that is longer than the feature's `max_length`.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chunked = piece.table.column(feature.source)
+    array = chunked.combine_chunks() if isinstance(chunked, pa.ChunkedArray) else chunked
+    if isinstance(array, pa.ChunkedArray):  # combine_chunks gives chunks back when one array cannot hold them
+        array = pa.concat_arrays(array.chunks)
+    is_list = (
+        pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)
+    )
+    if is_list != (feature.list is not None):
+        expected = f"lists of {feature.dtype}" if feature.list is not None else f"one {feature.dtype} a row"
+        hint = 'remove "list"' if feature.list is not None else 'add "list: {}" to the feature'
+        raise DataError(
+            f'{piece.where}: the column "{feature.source}" holds {array.type}, feature "{feature.name}" expects {expected}; {hint}'
+        )
+    splits = None
+    if is_list:
+        array = array.cast(pa.large_list(array.type.value_type))
+        if array.null_count:
+            array = pc.coalesce(array, pa.scalar([None], array.type))
+        lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+        splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        limit = feature.list.max_length if feature.list is not None else None
+        if limit is not None and len(lengths) and lengths.max() > limit:
+            row = int(np.argmax(lengths > limit))
+            raise DataError(
+                f'{piece.where}, row {piece.first_row + row}: feature "{feature.name}" has {lengths[row]} values, more than its max_length of {limit};'
+                " raise max_length or shorten the list"
+            )
+        array = array.flatten()
+    column = Column(array, splits, piece.where, piece.first_row)
+    return Column(_canonical(feature, column), splits, piece.where, piece.first_row)
+
+
+def _canonical(feature: Feature, column: Column) -> "pa.Array":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    array: Any = column.values
+    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    is_number = pa.types.is_integer(kind) or (feature.dtype.startswith("float") and pa.types.is_floating(kind))
+    if pa.types.is_null(kind):
+        is_string = is_number = True  # a column of nulls alone fits every dtype
+    if not (is_string if feature.dtype == "string" else is_number):
+        raise DataError(
+            f'{column.where}: the column "{feature.source}" holds {kind}, feature "{feature.name}" expects {feature.dtype}; change one of them'
+        )
+    if feature.dtype == "string":
+        array = array.cast(pa.large_string())
+        return pc.if_else(pc.equal(array, ""), None, array)
+    try:
+        array = array.cast(feature.dtype.replace("float32", "float64"))
+    except pa.ArrowInvalid as reason:
+        raise DataError(
+            f'{column.where}: the column "{feature.source}" does not fit dtype {feature.dtype} of feature "{feature.name}": {reason}'
+        ) from None
+    if feature.dtype.startswith("float"):
+        return pc.if_else(pc.is_nan(array), None, array)
+    return pc.if_else(pc.equal(array, missing_value(feature.dtype)), None, array).cast(pa.int64())

@@ -1,0 +1,123 @@
+"""What a schema learns from data: vocabularies, statistics, item counts; and how that is kept as files."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemaflow.errors import SchemaError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+__all__ = ["Fitted", "Statistics"]
+
+_VOCABULARY = "vocabulary."
+_COUNTS = "item_counts.parquet"
+_STATISTICS = "statistics.json"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The mean and standard deviation of a continuous feature."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `Schema.fit` learned.
+
+    Args:
+        vocabularies: Per domain, the values in the order of their rows (large_string or int64, the first is row 3).
+        statistics: Per normalised feature.
+        item_counts: Interactions per row of the item id's table, int64, or None where no interactions were seen.
+    """
+
+    vocabularies: Mapping[str, "pa.Array"] = field(default_factory=dict)
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    item_counts: "npt.NDArray[Any] | None" = None
+
+    def files(self) -> dict[str, bytes]:
+        """Return the contents of the files that hold it, by name."""
+        files = {
+            f"{_VOCABULARY}{domain}.parquet": _to_parquet("value", values)
+            for domain, values in self.vocabularies.items()
+        }
+        if self.item_counts is not None:
+            files[_COUNTS] = _to_parquet("count", self.item_counts)
+        if self.statistics:
+            statistics = {name: {"mean": it.mean, "std": it.std} for name, it in self.statistics.items()}
+            files[_STATISTICS] = json.dumps(statistics, indent=1).encode()
+        return files
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> "Fitted":
+        """Read what `files` gave."""
+        vocabularies = {
+            name.removeprefix(_VOCABULARY).removesuffix(".parquet"): _from_parquet(content)
+            for name, content in files.items()
+            if name.startswith(_VOCABULARY)
+        }
+        statistics = {name: Statistics(**it) for name, it in json.loads(files.get(_STATISTICS, b"{}")).items()}
+        counts = _from_parquet(files[_COUNTS]).to_numpy() if _COUNTS in files else None
+        return cls(vocabularies, statistics, counts)
+
+    def write(self, folder: Path) -> None:
+        """Write the files into a folder, in place of those that an earlier fit left there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = self.files()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        for old in folder.iterdir():
+            if old.name not in files and (old.name.startswith(_VOCABULARY) or old.name in (_COUNTS, _STATISTICS)):
+                old.unlink()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Fitted":
+        """Read a folder that `write` filled.
+
+        Raises:
+            SchemaError: There is no such folder, or a file of it is damaged.
+        """
+        if not folder.is_dir():
+            raise SchemaError(
+                f'{folder}: there is no such folder of vocabularies; restore it, or remove "fitted" from the schema and fit it again'
+            )
+        try:
+            return cls.from_files({file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()})
+        except (ValueError, OSError, KeyError, TypeError) as reason:  # pyarrow's and json's errors are ValueErrors
+            raise SchemaError(
+                f"{folder}: the vocabularies cannot be read ({' '.join(str(reason).split())}); fit the schema again"
+            ) from None
+
+    def to_config(self) -> dict[str, str]:
+        """Return the files as text, for a model's JSON config."""
+        return {name: base64.b64encode(content).decode() for name, content in self.files().items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, str]) -> "Fitted":
+        """Read what `to_config` gave."""
+        return cls.from_files({name: base64.b64decode(content) for name, content in config.items()})
+
+
+def _to_parquet(name: str, values: Any) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({name: values}), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _from_parquet(content: bytes) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pq.read_table(pa.BufferReader(content)).column(0).combine_chunks()
+    return column.cast(pa.large_string()) if not pa.types.is_integer(column.type) else column

@@ -1,0 +1,170 @@
+"""Learn from tables what a schema leaves open."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from schemaflow.errors import DataError, SchemaError
+from schemaflow.schema.columns import Column, read_column
+from schemaflow.schema.domain import Domain
+from schemaflow.schema.feature import MISSING, OUT_OF_VOCABULARY, RESERVED_ROWS, Feature
+from schemaflow.schema.fitted import Fitted, Statistics
+from schemaflow.schema.sources import Source
+from schemaflow.schema.tags import Tags
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+__all__ = ["fit"]
+
+_CONTEXT = frozenset({Tags.USER, Tags.CONTEXT, Tags.SESSION, Tags.TARGET, Tags.TIME})
+
+
+def fit(features: Sequence[Feature], domains: Mapping[str, Domain], sources: Sequence[Source]) -> Fitted:
+    """Return what the features' columns hold, by one pass over each source.
+
+    Values get their rows by falling number of occurrences, ties by value. Items are counted in the sources that hold the
+    item id beside something of another side (a user, a time, a target): those are interactions.
+
+    Raises:
+        DataError: A column that is needed is in no source, or does not fit its feature.
+        SchemaError: A vocabulary needs more rows than its cardinality.
+    """
+    item_id = next((feature for feature in features if feature.has(Tags.ITEM_ID) and feature.list is None), None)
+    learned = {name for name, domain in domains.items() if domain.learned}
+    wanted = [
+        feature
+        for feature in features
+        if feature.table in learned or feature.normalize is not None or feature is item_id
+    ]
+    problems = [
+        f'feature "{feature.name}" is to be learned, but its column "{feature.source}" is in none of {", ".join(source.name for source in sources)}'
+        for feature in wanted
+        if not any(feature.source in source.columns for source in sources)
+    ]
+    if problems:
+        raise DataError(*problems)
+    values: dict[str, _Counter] = {}
+    moments: dict[str, _Moments] = {}
+    items = _Counter()
+    for source in sources:
+        present = [feature for feature in wanted if feature.source in source.columns]
+        first_here = {feature.name for feature in present if feature.name not in moments}
+        counts_items = item_id in present and any(
+            frozenset(feature.tags) & _CONTEXT and feature.source in source.columns for feature in features
+        )
+        for piece in source.pieces(list(dict.fromkeys(feature.source for feature in present))) if present else ():
+            for feature in present:
+                column = read_column(feature, piece)
+                if feature.normalize is not None:
+                    if feature.name in first_here:  # a side table's rows count once, not once an interaction
+                        moments.setdefault(feature.name, _Moments()).add(column)
+                    continue
+                if feature.table in learned:
+                    values.setdefault(feature.table, _Counter()).add(column)
+                if counts_items and feature is item_id:
+                    items.add(column)
+    vocabularies = {name: _vocabulary(domains[name], counter) for name, counter in values.items()}
+    statistics = {name: it.statistics(name) for name, it in moments.items()}
+    counts = None
+    if item_id is not None and items.seen:
+        domain = domains[item_id.table]
+        counts = _row_counts(domain, vocabularies.get(domain.name, domain.inline_values()), items)
+    return Fitted(vocabularies, statistics, counts)
+
+
+@dataclass
+class _Counter:
+    """Occurrences of each value, gathered piece by piece."""
+
+    tables: list["pa.Table"] = field(default_factory=list)
+
+    @property
+    def seen(self) -> bool:
+        return bool(self.tables)
+
+    def add(self, column: Column) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found = pc.value_counts(column.values)
+        self.tables.append(pa.table({"value": found.field("values"), "count": found.field("counts")}))
+        if len(self.tables) > 32:
+            self.tables = [self.total()]
+
+    def total(self) -> "pa.Table":
+        import pyarrow as pa
+
+        merged = pa.concat_tables(self.tables).group_by("value").aggregate([("count", "sum")])
+        return pa.table({"value": merged["value"], "count": merged["count_sum"]})
+
+
+@dataclass
+class _Moments:
+    """Count, mean and squared deviation, merged piece by piece (Chan, Golub & LeVeque 1979)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, column: Column) -> None:
+        import pyarrow.compute as pc
+
+        array = column.values.drop_null().cast("float64").to_numpy()
+        if not len(array):
+            return
+        if not pc.all(pc.is_finite(column.values.drop_null().cast("float64"))).as_py():
+            raise DataError(
+                f"{column.where}: a continuous column holds an infinite value; normalising needs finite ones"
+            )
+        mean, delta, total = float(array.mean()), float(array.mean()) - self.mean, self.count + len(array)
+        self.squares += float(((array - mean) ** 2).sum()) + delta**2 * self.count * len(array) / total
+        self.mean += delta * len(array) / total
+        self.count = total
+
+    def statistics(self, name: str) -> Statistics:
+        if self.count == 0:
+            raise DataError(
+                f'feature "{name}" has no value in any row, so it cannot be normalised; remove it or "normalize"'
+            )
+        std = math.sqrt(self.squares / self.count)
+        if std == 0.0:
+            raise DataError(
+                f'feature "{name}" is {self.mean:g} in every row, so it cannot be normalised; remove it or "normalize"'
+            )
+        return Statistics(self.mean, std)
+
+
+def _vocabulary(domain: Domain, counter: _Counter) -> "pa.Array":
+    total = counter.total()
+    total = total.filter(total["value"].is_valid()).sort_by([("count", "descending"), ("value", "ascending")])
+    rows = total.num_rows + RESERVED_ROWS
+    if domain.cardinality is not None and rows > domain.cardinality:
+        raise SchemaError(
+            f'feature "{domain.features[0].name}" has {total.num_rows} distinct values and needs {rows} rows with the {RESERVED_ROWS} reserved ones,'
+            f" more than its cardinality of {domain.cardinality}; raise cardinality to {rows} or remove it"
+        )
+    array: Any = total["value"].combine_chunks()
+    return array
+
+
+def _row_counts(domain: Domain, vocabulary: "pa.Array | None", items: _Counter) -> "npt.NDArray[Any]":
+    import numpy as np
+    import pyarrow.compute as pc
+
+    total = items.total()
+    counts = total["count"].to_numpy()
+    if vocabulary is None:
+        rows = pc.fill_null(total["value"], -1).to_numpy()
+        if len(rows) and (rows.min() < 0 or rows.max() >= domain.rows(None)):
+            worst = int(rows.min() if rows.min() < 0 else rows.max())
+            raise DataError(
+                f'feature "{domain.features[0].name}" holds the id {worst}; expected 0 <= id < {domain.rows(None)}, its cardinality'
+            )
+    else:
+        found = pc.index_in(total["value"], value_set=vocabulary)
+        known = pc.fill_null(pc.add(found, RESERVED_ROWS), OUT_OF_VOCABULARY)
+        rows = pc.if_else(pc.is_null(total["value"]), MISSING, known).to_numpy()
+    return np.bincount(rows, weights=counts, minlength=domain.rows(vocabulary)).astype(np.int64)

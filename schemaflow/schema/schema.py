@@ -1,0 +1,362 @@
+"""The schema: the features of a retrieval problem, from which everything else is derived."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, StrictStr, model_validator
+
+from schemaflow.errors import DataError, SchemaError, suggest
+from schemaflow.schema.document import Document, dump_flow, parse, read
+from schemaflow.schema.domain import Domain, domains_of
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.fitted import Fitted
+from schemaflow.schema.fitting import fit
+from schemaflow.schema.sources import Source, TableLike, open_source
+from schemaflow.schema.tags import Tags
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Schema", "SideTable", "as_schema"]
+
+
+class SideTable(Document):
+    """A table with one row for each user or item, joined to the interactions by id.
+
+    Args:
+        file: The Parquet file or folder, beside the interactions.
+        key: The id feature it is joined by.
+    """
+
+    file: StrictStr
+    key: StrictStr
+
+
+class SchemaDocument(Document):
+    """The grammar of a schema file."""
+
+    version: Literal[1]
+    name: StrictStr | None = None
+    fitted: StrictStr | None = None
+    tables: Mapping[str, SideTable] = Field(default_factory=dict)
+    features: Annotated[Mapping[str, Feature], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_features(cls, data: Any) -> Any:
+        features = data.get("features") if isinstance(data, dict) else None
+        if not isinstance(features, dict):
+            return data
+        named = {
+            name: {**spec, "name": name} if isinstance(spec, dict) and "name" not in spec else spec
+            for name, spec in features.items()
+        }
+        return {**data, "features": named}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Schema:
+    """The features of a retrieval problem: immutable, hashable, read from YAML.
+
+    Args:
+        features: The features, in order.
+        name: What the data is called.
+        tables: Side tables by name.
+        fitted: What was learned from data: vocabularies, statistics, item counts.
+
+    Raises:
+        SchemaError: Features or tables contradict each other; one line for each mistake.
+
+    Example:
+        >>> schema = Schema((
+        ...     Feature(name="user_id", dtype="int64", tags=["user", "id"], cardinality=100),
+        ...     Feature(name="item_id", dtype="int64", tags=["item", "id"], cardinality=50),
+        ... ))
+        >>> schema.column_names
+        ['user_id', 'item_id']
+        >>> schema.select_by_tag(Tags.USER).column_names
+        ['user_id']
+        >>> schema.rows("item_id")
+        50
+    """
+
+    features: tuple[Feature, ...]
+    name: str | None = None
+    tables: Mapping[str, SideTable] = field(default_factory=dict)
+    fitted: Fitted = field(default_factory=Fitted)
+    domains: Mapping[str, Domain] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "tables", MappingProxyType(dict(self.tables)))
+        names = self.column_names
+        problems = [
+            f'feature "{name}" stands twice; rename one' for name in dict.fromkeys(names) if names.count(name) > 1
+        ]
+        problems += [
+            f'table "{name}" is joined by "{table.key}", which is not a feature{suggest(table.key, names)}'
+            for name, table in self.tables.items()
+            if table.key not in names
+        ]
+        domains, contradictions = domains_of(self.features)
+        if problems or contradictions:
+            raise SchemaError(*problems, *contradictions)
+        object.__setattr__(self, "domains", MappingProxyType(domains))
+
+    # -- reading and writing --------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a schema file, with what was learned if it names a folder of that.
+
+        Raises:
+            SchemaError: One line for each mistake: file, line, column, what was expected and received.
+
+        Example:
+            >>> Schema.from_yaml("schemas/movielens_100k.yaml").name
+            'movielens-100k'
+        """
+        document, positions = parse(read(path, SchemaError, "schema"), SchemaDocument, SchemaError, str(path))
+        fitted = Fitted.read(Path(path).parent / document.fitted) if document.fitted is not None else Fitted()
+        try:
+            return cls(tuple(document.features.values()), document.name, document.tables, fitted)
+        except SchemaError as reason:
+            places = {f'feature "{name}"': ("features", name) for name in document.features}
+            places |= {f'features "{name}"': ("features", name) for name in document.features}
+            places |= {f'table "{name}"': ("tables", name) for name in document.tables}
+            located = [
+                positions.prefix(next((place for text, place in places.items() if problem.startswith(text)), ()))
+                + problem
+                for problem in reason.problems
+            ]
+            raise SchemaError(*located) from None
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the schema, and what was learned to a folder beside it: `shop.yaml` and `shop.fitted/`."""
+        path = Path(path)
+        files = self.fitted.files()
+        folder = f"{path.stem}.fitted" if files else None
+        if folder is not None:
+            self.fitted.write(path.parent / folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(self._text(folder), encoding="utf-8")
+        temporary.replace(path)
+
+    def _text(self, folder: str | None) -> str:
+        """Return the YAML: one line for each feature."""
+        lines = ["version: 1"]
+        if self.name is not None:
+            lines.append(f"name: {dump_flow(self.name)}")
+        if folder is not None:
+            lines.append(f"fitted: {dump_flow(folder)}")
+        if self.tables:
+            lines.append("tables:")
+            lines += [
+                f"  {dump_flow(name)}: {dump_flow(table.model_dump(mode='json'))}"
+                for name, table in self.tables.items()
+            ]
+        lines.append("features:")
+        lines += [
+            f"  {dump_flow(feature.name)}: {dump_flow(feature.model_dump(mode='json', exclude_none=True, exclude_unset=True))}"
+            for feature in self.features
+        ]
+        return "\n".join(lines) + "\n"
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the whole schema as JSON values, vocabularies included."""
+        return {"yaml": self._text(None), "fitted": self.fitted.to_config()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read what `get_config` gave."""
+        document, _ = parse(config["yaml"], SchemaDocument, SchemaError, "the saved schema")
+        return cls(
+            tuple(document.features.values()), document.name, document.tables, Fitted.from_config(config["fitted"])
+        )
+
+    # -- learning -------------------------------------------------------------------------------------------------
+
+    def fit(self, *tables: TableLike) -> Self:
+        """Return a new schema with vocabularies, statistics and item counts learned from tables.
+
+        Side tables that the schema declares are read too, where they lie beside the first file given. Items are counted
+        in the tables that hold the item id beside users, times or targets.
+
+        Args:
+            *tables: Interactions first, then side tables: Parquet files, folders, Arrow, pandas or polars tables, dicts
+                of arrays.
+
+        Raises:
+            DataError: A column that is needed is nowhere, does not fit its feature, or cannot be read.
+            SchemaError: A vocabulary needs more rows than its cardinality.
+        """
+        if not tables:
+            raise DataError("Schema.fit needs at least one table: the interactions")
+        sources = [open_source(table) for table in tables]
+        return replace(self, fitted=fit(self.features, self.domains, [*sources, *self._side_sources(sources)]))
+
+    def _side_sources(self, sources: list[Source]) -> list[Source]:
+        folder = next((source.folder for source in sources if source.folder is not None), None)
+        given = {file.resolve() for source in sources for file in source.files}
+        files = [folder / table.file for table in self.tables.values()] if folder is not None else []
+        return [open_source(file) for file in files if file.exists() and file.resolve() not in given]
+
+    def vocabulary(self, domain: str) -> "pa.Array | None":
+        """Return a domain's values in the order of their rows (the first is row 3), or None where rows are ids themselves.
+
+        Raises:
+            SchemaError: The vocabulary is still to be learned.
+        """
+        it = self.domains[domain]
+        if it.encoding == "range":
+            return None
+        if not it.learned:
+            return it.inline_values()
+        if domain not in self.fitted.vocabularies:
+            self.require_fitted()
+        return self.fitted.vocabularies[domain]
+
+    def rows(self, domain: str) -> int:
+        """Return the rows of a domain's embedding table, reserved ones included.
+
+        Raises:
+            SchemaError: The schema does not say, and the vocabulary is still to be learned.
+        """
+        it = self.domains[domain]
+        return it.cardinality if it.cardinality is not None else it.rows(self.vocabulary(domain))
+
+    def require_fitted(self) -> None:
+        """Raise `SchemaError`, naming each feature, where something is still to be learned by `fit`."""
+        problems = [
+            f'feature "{it.features[0].name}" has no vocabulary yet'
+            for name, it in self.domains.items()
+            if it.learned and name not in self.fitted.vocabularies
+        ]
+        problems += [
+            f'feature "{it.name}" has no mean and deviation yet'
+            for it in self.features
+            if it.normalize and it.name not in self.fitted.statistics
+        ]
+        if problems:
+            raise SchemaError(*(f"{problem}; call schema.fit(…) on the data first" for problem in problems))
+
+    # -- selecting ------------------------------------------------------------------------------------------------
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the features, in order."""
+        return [feature.name for feature in self.features]
+
+    def select_by_tag(self, tags: Tags | str | Iterable[Tags | str]) -> Self:
+        """Return the features with any of the tags; a compound tag stands for all of its atoms together.
+
+        Example:
+            >>> schema = Schema.from_yaml("schemas/movielens_100k.yaml")
+            >>> schema.select_by_tag([Tags.USER_ID, Tags.ITEM_ID]).column_names
+            ['user_id', 'movie_id']
+        """
+        wanted = [tags] if isinstance(tags, str) else list(tags)
+        return self._with([feature for feature in self.features if any(feature.has(tag) for tag in wanted)])
+
+    def excluding_by_tag(self, tags: Tags | str | Iterable[Tags | str]) -> Self:
+        """Return the features that `select_by_tag` leaves out."""
+        selected = set(self.select_by_tag(tags).column_names)
+        return self._with([feature for feature in self.features if feature.name not in selected])
+
+    def select_by_name(self, names: str | Iterable[str]) -> Self:
+        """Return the features named, in the schema's order.
+
+        Raises:
+            SchemaError: There is no feature of a name.
+        """
+        wanted = [names] if isinstance(names, str) else list(names)
+        for name in wanted:
+            self[name]
+        return self._with([feature for feature in self.features if feature.name in wanted])
+
+    def _with(self, features: list[Feature]) -> Self:
+        """Return a schema of some of the features; what was learned and the tables stay.
+
+        A domain keeps its rows even where the feature that gave them is left out.
+        """
+        names = {feature.name for feature in features}
+        kept = [feature if feature.kind != "categorical" else self._standalone(feature, names) for feature in features]
+        tables = {name: table for name, table in self.tables.items() if table.key in names}
+        return replace(self, features=tuple(kept), tables=tables)
+
+    def _standalone(self, feature: Feature, names: set[str]) -> Feature:
+        """Return the feature with what it owed to features of its domain that are left out."""
+        domain = self.domains[feature.table]
+        if all(other.name in names for other in domain.features):
+            return feature
+        owed: dict[str, Any] = {"domain": domain.name}
+        if domain.cardinality is not None:
+            owed["cardinality"] = domain.cardinality
+        if domain.encoding == "vocabulary":
+            owed["vocabulary"] = domain.values if domain.values is not None else "learned"
+        return feature.model_copy(update=owed)
+
+    def __iter__(self) -> Iterator[Feature]:
+        return iter(self.features)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.column_names
+
+    def __getitem__(self, name: str) -> Feature:
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise SchemaError(
+            f'there is no feature "{name}"{suggest(name, self.column_names)} (features: {", ".join(self.column_names) or "none"})'
+        )
+
+    # -- a value --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the schema and all that was learned, in hexadecimal."""
+        digest = hashlib.sha256(self._text(None).encode())
+        for name, content in sorted(self.fitted.files().items()):
+            digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_config, (self.get_config(),)
+
+    def __repr__(self) -> str:
+        return f"Schema({self.name or 'unnamed'}: {', '.join(self.column_names)})"
+
+
+def as_schema(schema: Schema | str | Path) -> Schema:
+    """Return a schema given as one, or as the path of its YAML file.
+
+    Raises:
+        SchemaError: It is neither.
+    """
+    if isinstance(schema, Schema):
+        return schema
+    if isinstance(schema, (str, Path)):
+        return Schema.from_yaml(schema)
+    raise SchemaError(f"expected a Schema or the path of a schema YAML file, received {type(schema).__name__}")

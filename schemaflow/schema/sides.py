@@ -1,0 +1,52 @@
+"""Which features make which tower."""
+
+from dataclasses import dataclass
+
+from schemaflow.errors import SchemaError
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.schema import Schema
+from schemaflow.schema.tags import Tags
+
+__all__ = ["Sides", "sides_of"]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The features of each tower.
+
+    Args:
+        query: Of the query tower, context included.
+        item: Of the item tower.
+        item_id: The one that tells items apart.
+    """
+
+    query: tuple[Feature, ...]
+    item: tuple[Feature, ...]
+    item_id: Feature
+
+
+def sides_of(schema: Schema, query_tag: Tags | str = Tags.USER, item_tag: Tags | str = Tags.ITEM) -> Sides:
+    """Return the features of each tower: categorical and continuous ones with its tag; the query tower takes context too.
+
+    Raises:
+        SchemaError: A tower has no feature, or there is not exactly one item id.
+
+    Example:
+        >>> [feature.name for feature in sides_of(Schema.from_yaml("schemas/movielens_100k.yaml")).item]
+        ['movie_id', 'movie_title', 'year', 'genres']
+    """
+    inputs = [feature for feature in schema if feature.kind != "value" and not feature.has(Tags.TARGET)]
+    query = tuple(it for it in inputs if it.has(query_tag) or (it.has(Tags.CONTEXT) and not it.has(item_tag)))
+    item = tuple(it for it in inputs if it.has(item_tag))
+    problems = [
+        f"no feature is tagged {tag}, so the {tower} tower has no input; tag at least one categorical or continuous feature {tag}"
+        for tag, tower, features in ((query_tag, "query", query), (item_tag, "item", item))
+        if not features
+    ]
+    ids = [it for it in item if it.has(Tags.ID)]
+    if item and len(ids) != 1:
+        found = " and ".join(f'"{it.name}"' for it in ids) or "none"
+        problems.append(f"expected one feature tagged {item_tag} and id, which tells the items apart; found {found}")
+    if problems:
+        raise SchemaError(*problems)
+    return Sides(query, item, ids[0])

@@ -1,0 +1,161 @@
+"""Tables as people hand them over (Parquet files, folders, Arrow, pandas, polars, dicts of arrays), read piece by piece."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
+
+from schemaflow.errors import DataError, suggest
+
+if TYPE_CHECKING:  # pyarrow costs more start-up than the whole schema; `schemaflow validate` does without
+    import pyarrow as pa
+
+__all__ = ["Piece", "Source", "TableLike", "open_source"]
+
+
+@runtime_checkable
+class ArrowStream(Protocol):
+    """A table of any library that speaks Arrow's C stream interface: pyarrow, polars, pandas 2.2 and later."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Export the table."""
+
+
+TableLike = Union[str, Path, "pa.Table", ArrowStream, Mapping[str, Any], "Source"]
+"""What is taken for a table: a Parquet file, a folder of them, or a table in memory."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a source.
+
+    Args:
+        table: The rows.
+        where: Where they are from, for messages: `train.parquet, row group 3`.
+        first_row: The number of the first of them within that place.
+    """
+
+    table: "pa.Table"
+    where: str
+    first_row: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table that is read piece by piece.
+
+    Args:
+        name: What to call it in messages.
+        columns: Its column names.
+        rows: How many rows it has.
+        files: Its Parquet files; empty for a table in memory.
+        table: The table in memory.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: int
+    files: tuple[Path, ...] = ()
+    table: "pa.Table | None" = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds its files, where side tables are looked for."""
+        return self.files[0].parent if self.files else None
+
+    def places(self) -> list[tuple[Path | None, int]]:
+        """Return (file, row group) of each piece, in order."""
+        if self.table is not None:
+            return [(None, 0)]
+        return [(file, group) for file in self.files for group in range(_open(file).num_row_groups)]
+
+    def read(self, place: tuple[Path | None, int], columns: Sequence[str]) -> Piece:
+        """Return the piece at a place, with only the columns named."""
+        file, group = place
+        if self.table is not None:
+            return Piece(self.table.select(list(columns)), self.name)
+        assert file is not None
+        table = _open(file).read_row_group(group, columns=list(columns), use_threads=False)
+        return Piece(table.select(list(columns)), f"{file}, row group {group}")
+
+    def pieces(self, columns: Sequence[str]) -> Iterator[Piece]:
+        """Yield every piece, with only the columns named."""
+        return (self.read(place, columns) for place in self.places())
+
+    def require(self, column: str, purpose: str) -> None:
+        """Raise `DataError` unless there is a column of that name."""
+        if column not in self.columns:
+            raise DataError(
+                f'{self.name}: the column "{column}" of {purpose} is missing{suggest(column, self.columns)}; the columns are {", ".join(self.columns)}'
+            )
+
+
+def open_source(table: TableLike) -> Source:
+    """Return the table as a source.
+
+    Args:
+        table: A Parquet file, a folder of them (read in the order of their names), a `pyarrow.Table`, a pandas or polars
+            frame, or a dict of arrays.
+
+    Raises:
+        DataError: There is no such file, it is not Parquet, its files differ in columns, or it holds no row.
+    """
+    if isinstance(table, Source):
+        return table
+    if isinstance(table, (str, Path)):
+        return _open_path(Path(table))
+    in_memory = _as_arrow(table)
+    if in_memory.num_rows == 0:
+        raise DataError("the table in memory holds no rows; expected at least one")
+    return Source("the table in memory", tuple(in_memory.column_names), in_memory.num_rows, table=in_memory)
+
+
+def _as_arrow(table: Any) -> "pa.Table":
+    import pyarrow as pa
+
+    if isinstance(table, ArrowStream):
+        return pa.table(table)
+    try:
+        if isinstance(table, Mapping):
+            return pa.table({name: _as_column(values) for name, values in table.items()})
+        if type(table).__module__.partition(".")[0] == "pandas":
+            return pa.Table.from_pandas(table, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as reason:
+        raise DataError(f"the table in memory cannot be read: {' '.join(str(reason).split())}") from None
+    raise DataError(
+        f"expected a Parquet file, a folder of them, a pyarrow, pandas or polars table or a dict of arrays, received {type(table).__name__}"
+    )
+
+
+def _as_column(values: Any) -> Any:
+    """Return something Arrow takes for a column: an array of several dimensions becomes a list column."""
+    return list(values) if getattr(values, "ndim", 1) > 1 else values
+
+
+def _open_path(path: Path) -> Source:
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder; expected Parquet")
+    files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
+    if not files:
+        raise DataError(f"{path}: the folder holds no *.parquet file")
+    opened = [_open(file) for file in files]
+    columns = tuple(opened[0].schema_arrow.names)
+    for file, other in zip(files, opened, strict=True):
+        if tuple(other.schema_arrow.names) != columns:
+            raise DataError(
+                f"{file}: its columns are {', '.join(other.schema_arrow.names)}, those of {files[0]} are {', '.join(columns)}"
+            )
+    rows = sum(other.metadata.num_rows for other in opened)
+    if rows == 0:
+        raise DataError(f"{path}: the file holds no rows; expected at least one")
+    return Source(str(path), columns, rows, files=files)
+
+
+def _open(file: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as reason:
+        raise DataError(f"{file}: not a readable Parquet file: {' '.join(str(reason).split())}") from None

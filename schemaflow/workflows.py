@@ -1,0 +1,186 @@
+"""Whole runs as functions: what the command line does, each command has its twin here."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemaflow.config import RunConfig, TowerConfig
+from schemaflow.errors import ConfigError, DataError
+from schemaflow.evaluation import Report, evaluate
+from schemaflow.export import Recommender
+from schemaflow.layers.mlp import MLPBlock
+from schemaflow.models import TwoTowerModel
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import sides_of
+from schemaflow.schema.sources import Source, open_source
+from schemaflow.schema.tags import Tags
+
+__all__ = ["Run", "recommend_in_fresh_process", "train"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run gives.
+
+    Args:
+        model: Trained.
+        report: Every candidate ranked.
+        report_unseen: Every candidate ranked but those that the user chose in training; None where the schema has no
+            user id to tell them by.
+        recommender: Loaded from the bundle, where one was written.
+    """
+
+    model: TwoTowerModel
+    report: Report
+    report_unseen: Report | None
+    recommender: Recommender | None
+
+
+def train(
+    config: RunConfig,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Run:
+    """Split, fit the schema, train, evaluate, and export if asked.
+
+    Args:
+        config: The run.
+        data: The folder of the data, in place of `$SCHEMAFLOW_DATA` and the run file's own folder.
+        out: Where to write the bundle.
+        callbacks: Of Keras, for the training.
+        say: Told what happens, a line at a time.
+
+    Raises:
+        SchemaFlowError: The configuration, the schema or the data is wrong; one line for each mistake.
+    """
+    schema = Schema.from_yaml(config.schema_file)
+    if config.features is not None:
+        schema = schema.select_by_name(config.features)
+    item_id = sides_of(schema).item_id
+    folder = config.data_folder(data)
+    interactions = open_source(folder / config.data.interactions)
+    training, test = _split(config, folder, interactions)
+    candidates = _candidates(config, schema, item_id, folder, interactions)
+    say(f"{training.rows:,} interactions to train on, {test.rows:,} to test, {candidates.rows:,} candidates")
+
+    side_tables = [
+        open_source(folder / table.file) for table in schema.tables.values() if (folder / table.file).exists()
+    ]
+    extra = (
+        [candidates] if candidates.table is None and not any(it.files == candidates.files for it in side_tables) else []
+    )
+    schema = schema.fit(training, *side_tables, *extra)
+    model = _model(config, schema)
+    model.compile(optimizer=_optimizer(config, -(-training.rows // config.batch_size)))
+    model.fit(
+        training,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        tables=folder,
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+
+    say("evaluating")
+    ks = config.evaluation.ks
+    report = evaluate(model, test, candidates, ks=ks, tables=folder)
+    knows_users = any(feature.has(Tags.USER_ID) for feature in schema)
+    unseen = evaluate(model, test, candidates, ks=ks, exclude=training, tables=folder) if knows_users else None
+    recommender = None
+    if out is not None:
+        say(f"exporting to {out}")
+        recommender = model.export(out, candidates, tables=folder)
+    return Run(model, report, unseen, recommender)
+
+
+def recommend_in_fresh_process(bundle: str | Path, features: dict[str, str], k: int) -> str:
+    """Return what `schemaflow recommend` prints in a process of its own, which has only the bundle."""
+    arguments = [f"{name}={value}" for name, value in features.items()]
+    command = [sys.executable, "-m", "schemaflow.cli.app", "recommend", str(bundle), *arguments, "-k", str(k)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ConfigError(f"{bundle}: a fresh process could not recommend: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _split(config: RunConfig, folder: Path, interactions: Source) -> tuple[Source, Source]:
+    if config.data.test is not None:
+        return interactions, open_source(folder / config.data.test)
+    table = _in_memory(interactions)
+    if config.split.kind == "random":
+        order = np.random.default_rng(config.split.seed).permutation(table.num_rows)
+    else:
+        times = [feature for feature in Schema.from_yaml(config.schema_file) if feature.has(Tags.TIME)]
+        if len(times) != 1:
+            raise ConfigError(f"split by time needs one feature tagged time; {config.schema_file} has {len(times)}")
+        interactions.require(times[0].source, f'feature "{times[0].name}", which the split goes by,')
+        order = pc.sort_indices(table, sort_keys=[(times[0].source, "ascending")]).to_numpy()
+    rows = round(table.num_rows * (1 - config.split.test_fraction))
+    if not 0 < rows < table.num_rows:
+        raise DataError(
+            f"{interactions.name}: {table.num_rows} rows cannot be split with test_fraction {config.split.test_fraction}"
+        )
+    parts = (("the training part of", order[:rows]), ("the test part of", order[rows:]))
+    training, test = (
+        Source(f"{part} {interactions.name}", interactions.columns, len(index), table=table.take(pa.array(index)))
+        for part, index in parts
+    )
+    return training, test
+
+
+def _in_memory(source: Source) -> pa.Table:
+    return pa.concat_tables([piece.table for piece in source.pieces(list(source.columns))])
+
+
+def _candidates(config: RunConfig, schema: Schema, item_id: Feature, folder: Path, interactions: Source) -> Source:
+    """Return the items to recommend: as configured, or the schema's table of them, or those of the interactions."""
+    if config.data.candidates is not None:
+        return open_source(folder / config.data.candidates)
+    own = next((folder / table.file for table in schema.tables.values() if table.key == item_id.name), None)
+    if own is not None and own.exists():
+        return open_source(own)
+    interactions.require(item_id.source, f'feature "{item_id.name}"')
+    table = _in_memory(interactions)
+    _, first = np.unique(
+        pc.dictionary_encode(table[item_id.source].combine_chunks()).indices.to_numpy(), return_index=True
+    )
+    return Source(
+        f"the items of {interactions.name}", interactions.columns, len(first), table=table.take(pa.array(first))
+    )
+
+
+def _model(config: RunConfig, schema: Schema) -> TwoTowerModel:
+    keras.utils.set_random_seed(config.seed)
+    towers = config.towers
+    return TwoTowerModel(
+        schema,
+        _block(towers.query),
+        None if towers.item is None else _block(towers.item),
+        embedding_options=config.embedding_options.options(),
+        logits_temperature=towers.logits_temperature,
+        l2_normalize=towers.l2_normalize,
+        correction=towers.correction,
+    )
+
+
+def _block(tower: TowerConfig) -> MLPBlock:
+    return MLPBlock(**{name: getattr(tower, name) for name in type(tower).model_fields})
+
+
+def _optimizer(config: RunConfig, steps: int) -> Any:
+    rate: Any = config.optimizer.learning_rate
+    if config.optimizer.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps * config.epochs)
+    return keras.optimizers.get({"class_name": config.optimizer.name, "config": {"learning_rate": rate}})

@@ -1,0 +1,260 @@
+"""The command line and run files, as a user meets them: real processes, real files, one line a mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import schemaflow as sf
+from schemaflow.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+RUN = """\
+version: 1
+schema: data/schema.yaml
+features: [user_id, item_id, genres]
+data: {folder: data}
+split: {kind: time, test_fraction: 0.25}
+towers: {query: {dimensions: [8], normalization: layer_norm}, item: {dimensions: [8, 8]}, l2_normalize: true, logits_temperature: 0.2}
+embedding_options: {infer_embedding_sizes: true, embeddings_l2_reg: 1e-4, embeddings_initializers: {genres: ones}}
+optimizer: {name: adagrad, learning_rate: 0.1, schedule: constant}
+epochs: 1
+batch_size: 256
+seed: 3
+evaluation: {ks: [5]}
+"""
+
+
+def schemaflow(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("TF_CPP_MIN_LOG_LEVEL", "SCHEMAFLOW_DATA")
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "schemaflow.cli.app", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, check=False, env={**inherited, "COLUMNS": "200", **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder of small generated data, and a run file beside it."""
+    sf.datasets.synthetic(tmp_path / "data", users=40, items=30, interactions=600, seed=2)
+    (tmp_path / "shop.run.yaml").write_text(RUN, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.short
+def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
+    done = schemaflow("demo", tmp_path / "demo", "--users", 60, "--items", 40, "--interactions", 900, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "training",
+        "recall@10",
+        "popularity",
+        "without the user's training items",
+        "from the bundle in a fresh process",
+    ):
+        assert expected in done.stdout
+    assert "i000" in done.stdout.rpartition("rank")[2]
+    assert done.stderr == ""
+    assert sf.Recommender.load(tmp_path / "demo" / "bundle").schema.name == "synthetic"
+
+
+def test_a_run_file_trains_and_its_bundle_recommends(workplace: Path) -> None:
+    done = schemaflow("train", "shop.run.yaml", "--out", "bundle", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_metadata(workplace / "data" / "interactions.parquet").num_rows
+    kept = round(0.75 * rows)
+    assert f"{kept} interactions to train on, {rows - kept} to test, 30 candidates" in done.stdout
+    assert "hit_rate@5" in done.stdout
+    asked = schemaflow("recommend", "bundle", "user_id=u00003", "-k", 3, "--exclude", "i00001", cwd=workplace)
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.count("i000") == 3
+    assert "i00001" not in asked.stdout
+    expected = sf.Recommender.load(workplace / "bundle").recommend({"user_id": ["u00003"]}, k=3, exclude=["i00001"])
+    assert all(item in asked.stdout for item in expected.identifiers[0])
+
+
+def test_the_data_folder_comes_from_the_option_or_the_environment(
+    workplace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    text = RUN.replace("data/schema.yaml", str(workplace / "data" / "schema.yaml"))
+    (elsewhere / "shop.run.yaml").write_text(text, encoding="utf-8")
+    config = sf.RunConfig.from_yaml(elsewhere / "shop.run.yaml")
+    assert config.data_folder(workplace) == workplace / "data"
+    assert config.data_folder(workplace / "data") == workplace / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMAFLOW_DATA", str(workplace))
+        assert config.data_folder() == workplace / "data"
+        patch.delenv("SCHEMAFLOW_DATA")
+        with pytest.raises(ConfigError, match=r"name the folder that holds the data with --data or \$SCHEMAFLOW_DATA"):
+            config.data_folder()
+
+
+def test_a_schema_alone_is_a_run_by_default(workplace: Path) -> None:
+    done = schemaflow("train", "data/schema.yaml", "--epochs", 1, "--batch-size", 128, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "hit_rate@100" in done.stdout
+
+
+def test_interactions_without_a_table_of_items_give_the_candidates(workplace: Path) -> None:
+    (workplace / "data" / "items.parquet").unlink()
+    (workplace / "data" / "schema.yaml").write_text(
+        "version: 1\nfeatures:\n"
+        "  user_id: {dtype: string, tags: [user, id], vocabulary: learned}\n"
+        "  item_id: {dtype: string, tags: [item, id], vocabulary: learned}\n",
+        encoding="utf-8",
+    )
+    done = schemaflow("train", "data/schema.yaml", "--epochs", 1, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    distinct = len(set(pq.read_table(workplace / "data" / "interactions.parquet")["item_id"].to_pylist()))
+    assert f"{distinct} candidates" in done.stdout
+
+
+def test_a_test_file_of_its_own_is_used(workplace: Path) -> None:
+    table = pq.read_table(workplace / "data" / "interactions.parquet")
+    pq.write_table(table.slice(0, 40), workplace / "data" / "held_out.parquet")
+    text = RUN.replace("data: {folder: data}", "data: {folder: data, test: held_out.parquet}")
+    (workplace / "own.run.yaml").write_text(
+        text.replace("split: {kind: time, test_fraction: 0.25}\n", ""), encoding="utf-8"
+    )
+    done = schemaflow("train", "own.run.yaml", cwd=workplace)
+    assert done.returncode == 1  # every held-out interaction is one of the training
+    assert "no positive is left to find: all 40 are also in exclude" in done.stderr
+    (workplace / "both.run.yaml").write_text(text, encoding="utf-8")
+    both = schemaflow("train", "both.run.yaml", cwd=workplace)
+    assert (both.returncode, both.stderr) == (
+        1,
+        'both.run.yaml:1:1: both "data.test" and "split" are given; keep one\n',
+    )
+
+
+def test_describe_shows_the_derived_tables() -> None:
+    done = schemaflow("describe", "schemas/movielens_100k.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "movie_id     1,685   64  movie" in done.stdout
+    assert "in neither:  rating, timestamp" in done.stdout
+    unlearned = schemaflow("describe", "examples/movielens.run.yaml")
+    assert unlearned.returncode == 0
+    assert "946   32" in unlearned.stdout
+
+
+def test_describe_says_how_to_learn_what_is_open(workplace: Path) -> None:
+    done = schemaflow("describe", "data/schema.yaml", cwd=workplace)
+    assert done.returncode == 1
+    assert 'feature "user_id" has no vocabulary yet; pass --data to learn it' in done.stderr
+    learned = schemaflow("describe", "data/schema.yaml", "--data", "data", cwd=workplace)
+    assert learned.returncode == 0, learned.stderr
+    assert "item_id" in learned.stdout
+
+
+@pytest.mark.short
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"epochs: 1": "epoch: 1"}, '9:1: unknown key "epoch"; did you mean "epochs"?'),
+        ({"kind: time": "kind: tme"}, "5:9: \"kind\" in \"split\": expected 'random' or 'time', received \"tme\"; did you mean \"time\"?"),
+        ({"name: adagrad": "name: adagrat"}, 'received "adagrat"; did you mean "adagrad"?'),
+        ({"learning_rate: 0.1": "learning_rate: -1"}, '8:28: "learning_rate" in "optimizer": expected greater than 0, received -1'),
+        ({"dimensions: [8]": "dimensions: [0]"}, "expected greater than or equal to 1, received 0"),
+        ({"schema: data/schema.yaml\n": ""}, 'the key "schema" is missing'),
+        ({"features: [user_id": "features: [usr_id"}, 'there is no feature "usr_id"; did you mean "user_id"?'),
+        ({"data/schema.yaml": "data/gone.yaml"}, "data/gone.yaml: there is no such schema file"),
+        ({"{folder: data}": "{folder: data, interactions: gone.parquet}"}, "name the folder that holds the data with --data"),
+        ({"{genres: ones}": "{genre: ones}"}, 'embedding options name "genre", which is no categorical feature'),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_run_file_are_one_line(
+    change: dict[str, str], expected: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = RUN
+    for old, new in change.items():
+        assert old in text
+        text = text.replace(old, new)
+    (workplace / "shop.run.yaml").write_text(text, encoding="utf-8")
+    from schemaflow.workflows import train
+
+    monkeypatch.chdir(workplace)
+    with pytest.raises(sf.SchemaFlowError) as caught:
+        train(sf.RunConfig.from_yaml("shop.run.yaml"))
+    assert len(caught.value.problems) == 1
+    assert expected in caught.value.problems[0]
+
+
+SHOP = "version: 1\nfeatures:\n  user_id: {dtype: string, tags: [user, id], cardinality: 50}\n"
+ITEM = "  item_id: {dtype: string, tags: [item, id], cardinality: 40}\n"
+
+
+@pytest.mark.parametrize(
+    ("schema", "spoil", "expected"),
+    [
+        (SHOP + ITEM.replace("dtype:", "doman: x, dtype:"), None, 'unknown key "doman" in feature "item_id"; did you mean "domain"?'),
+        (SHOP + ITEM.replace("item, id", "itm, id"), None, 'feature "item_id": unknown tag "itm"; did you mean "item"?'),
+        (SHOP + ITEM.replace(", cardinality: 40", ""), None, 'feature "item_id" is categorical but has no cardinality'),
+        (SHOP.replace("user, id", "id") + ITEM, None, "no feature is tagged user, so the query tower has no input"),
+        (SHOP + ITEM + "  color: {dtype: string, tags: [item, categorical], cardinality: 9}\n", None, 'its column "color" is in none of'),
+        (SHOP + ITEM.replace("string", "int64"), None, 'the column "item_id" holds string, feature "item_id" expects int64'),
+        (SHOP + ITEM.replace("40", "10"), None, "raise cardinality to 33 or remove it"),
+        (SHOP + ITEM, "empty", "holds no rows; expected at least one"),
+        (SHOP + ITEM, "unreadable", "not a readable Parquet file"),
+        (SHOP + ITEM, "gone", "name the folder that holds the data with --data or $SCHEMAFLOW_DATA"),
+    ],
+)  # fmt: skip
+def test_bad_input_ends_in_one_line_and_exit_code_1(
+    schema: str, spoil: str | None, expected: str, workplace: Path
+) -> None:
+    (workplace / "data" / "schema.yaml").write_text(schema, encoding="utf-8")
+    events = workplace / "data" / "interactions.parquet"
+    if spoil == "empty":
+        pq.write_table(pa.table({"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())}), events)
+    elif spoil == "unreadable":
+        events.write_bytes(b"PAR1 this is not PAR1")
+    elif spoil == "gone":
+        events.unlink()
+    done = schemaflow("train", "data/schema.yaml", "--epochs", 1, cwd=workplace)
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert done.returncode == 1
+    assert len(lines) == 1
+    assert expected in lines[0]
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.short
+def test_validate_exits_1_on_mistakes_and_0_without(tmp_path: Path) -> None:
+    good = schemaflow("validate", "schemas/movielens_100k.yaml")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "11 features, 5 in the query tower, 4 in the item tower" in good.stdout
+    (tmp_path / "bad.yaml").write_text(SHOP.replace("user,", "usr,") + ITEM.replace("40", "yes"), encoding="utf-8")
+    bad = schemaflow("validate", tmp_path / "bad.yaml")
+    assert bad.returncode == 1
+    assert len(bad.stderr.splitlines()) == 2
+    unknown = schemaflow("validte")
+    assert unknown.returncode == 2
+
+
+def test_recommend_names_what_is_wrong(trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, tmp_path: Path) -> None:
+    trained.export(tmp_path / "bundle", data.items)
+    for arguments, expected in [
+        (("nowhere", "user_id=u"), "nowhere: there is no bundle"),
+        ((tmp_path / "bundle", "user_id"), '"user_id" is no feature; expected name=value, such as user_id=42'),
+        ((tmp_path / "bundle", "user_id=u", "age=old", "country=JP"), 'feature "age": expected int32, received "old"'),
+        ((tmp_path / "bundle", "user_id=u", "age=3"), 'feature "country" is missing'),
+    ]:
+        done = schemaflow("recommend", *arguments)
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.short
+def test_every_run_key_has_its_default_in_the_code() -> None:
+    config = sf.RunConfig(schema="s.yaml")
+    options = config.embedding_options.options()
+    assert options == sf.EmbeddingOptions()
+    assert json.loads(config.model_dump_json(by_alias=True))["schema"] == "s.yaml"

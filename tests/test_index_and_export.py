@@ -1,0 +1,238 @@
+"""Exact search, and the bundle that is served: exclusions that hold, raw values in, the same ids in a fresh process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+import schemaflow as sf
+from schemaflow.errors import BundleError, ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "bundle"
+    trained.export(path, data.items)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recommender(bundle: Path) -> sf.Recommender:
+    return sf.Recommender.load(bundle)
+
+
+USERS = {"user_id": ["u00003", "u00077"], "age": [30, 41], "country": ["JP", "US"]}
+
+
+def best(trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, users: dict[str, list[object]]) -> list[list[str]]:
+    """Rank the items in NumPy, by the model's vectors."""
+    items = np.array(pq.read_table(data.items)["item_id"].to_pylist())
+    scores = trained.query_embeddings(users) @ trained.candidate_embeddings(data.items).T
+    return [items[order].tolist() for order in np.argsort(-scores, axis=1, kind="stable")]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 15), st.booleans())
+def test_search_and_exclusions_are_those_of_a_sorted_list(seed: int, candidates: int, k: int, strings: bool) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, queries = rng.normal(size=(candidates, 3)).astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32)
+    ids = (
+        np.array([f"i{it}" for it in range(candidates)]) if strings else rng.permutation(10**12 + np.arange(candidates))
+    )
+    index = sf.BruteForce(k=k).index(vectors, tf.constant(ids))
+    scores, found = index(tf.constant(queries))
+    expected = ids[np.argsort(-(queries @ vectors.T), axis=1)]
+    text = found.numpy().astype(str) if strings else found.numpy()
+    assert text.tolist() == expected[:, :k].tolist()
+    assert (np.diff(scores.numpy(), axis=1) <= 0).all()
+    excluded = [rng.permutation(ids)[: rng.integers(0, candidates + 1)].tolist() for _ in range(2)]
+    fill = "" if strings else np.iinfo(np.int64).min
+    width = max(len(row) for row in excluded) + 1
+    padded = [[*row, *[fill] * (width - len(row))] for row in excluded]
+    scores, found = index.query_with_exclusions(tf.constant(queries), tf.constant(padded))
+    text = found.numpy().astype(str) if strings else found.numpy()
+    for row in range(2):
+        left = [it for it in expected[row].tolist() if it not in excluded[row]][:k]
+        assert text[row].tolist() == left + [fill] * (min(k, candidates) - len(left))
+        assert (scores.numpy()[row] > -np.inf).sum() == len(left)
+
+
+def test_an_excluded_item_stays_out_whatever_its_score() -> None:
+    index = sf.BruteForce(k=2).index([[1e30], [1.0], [0.5]], ["top", "b", "c"])
+    _, found = index.query_with_exclusions(tf.constant([[1e5]]), tf.constant([["top"]]))
+    assert found.numpy().tolist() == [[b"b", b"c"]]
+
+
+def test_indexing_again_replaces_the_candidates() -> None:
+    index = sf.BruteForce(k=5).index([[1.0], [2.0]], ["a", "b"])
+    index.index([[3.0]], [7])
+    assert index(tf.constant([[1.0]]))[1].numpy().tolist() == [[7]]
+    assert sf.BruteForce(k=1).index([[1.0], [2.0]])(tf.constant([[1.0]]))[1].numpy().tolist() == [[1]]
+
+
+def test_datasets_of_vectors_are_indexed() -> None:
+    vectors, ids = tf.constant([[1.0], [3.0], [2.0]]), tf.constant(["a", "b", "c"])
+    pairs = tf.data.Dataset.from_tensor_slices((ids, vectors)).batch(2)
+    assert sf.BruteForce(k=1).index_from_dataset(pairs)(tf.constant([[1.0]]))[1].numpy().tolist() == [[b"b"]]
+    alone = tf.data.Dataset.from_tensor_slices(vectors).batch(2)
+    assert sf.BruteForce(k=1).index_from_dataset(alone)(tf.constant([[1.0]]))[1].numpy().tolist() == [[1]]
+
+
+def test_indices_that_cannot_be() -> None:
+    index = sf.BruteForce()
+    with pytest.raises(ConfigError, match="holds no candidates yet"):
+        index(tf.constant([[1.0]]))
+    for candidates, ids, message in [
+        ([[1.0], [2.0]], ["a", "a"], "stands 2 times"),
+        ([[1.0], [2.0]], ["a"], r"expected \[2\]"),
+        ([1.0], None, r"expected \[n, dim\]"),
+        (np.zeros((0, 2)), None, "at least one candidate"),
+        ([[1.0]], [""], "fills short rows"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            index.index(candidates, ids)
+    with pytest.raises(ConfigError, match="k is 0"):
+        sf.BruteForce(k=0)
+    with pytest.raises(ConfigError, match="no query_model to make them"):
+        index.index([[1.0]])(tf.constant(["u"]))
+    with pytest.raises(ConfigError, match="dataset of candidates is empty"):
+        index.index_from_dataset([])
+
+
+def test_the_models_index_takes_raw_features(trained: sf.TwoTowerModel, data: sf.datasets.DataFolder) -> None:
+    index = trained.to_index(data.items, k=4)
+    _, found = index({name: tf.constant(values) for name, values in USERS.items()})
+    assert found.numpy().astype(str).tolist() == [row[:4] for row in best(trained, data, USERS)]
+    items = pq.read_table(data.items)
+    with pytest.raises(DataError, match="stands 2 times"):
+        trained.to_index(items.take([0, 1, 0]))
+
+
+def test_a_model_of_one_feature_takes_one_bare_tensor(data: sf.datasets.DataFolder) -> None:
+    schema = sf.Schema.from_yaml(data.schema).select_by_name(["user_id", "item_id"]).fit(data.interactions)
+    index = sf.TwoTowerModel(schema, sf.MLPBlock([4])).to_index(data.items, k=3)
+    bare = index(tf.constant(["u00003"]))[1].numpy().tolist()
+    assert bare == index({"user_id": tf.constant(["u00003"])})[1].numpy().tolist()
+
+
+def test_recommendations_are_the_models(
+    trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, recommender: sf.Recommender
+) -> None:
+    answer = recommender.recommend(USERS, k=5)
+    assert answer.identifiers == [row[:5] for row in best(trained, data, USERS)]
+    assert all(row == sorted(row, reverse=True) for row in answer.scores)
+    assert [len(row) for row in recommender.recommend(USERS).identifiers] == [10, 10]
+    assert [len(row) for row in recommender.recommend(USERS, k=1000).identifiers] == [60, 60]
+
+
+def test_exclusions_hold_per_row_or_for_all(
+    trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, recommender: sf.Recommender
+) -> None:
+    ranked = best(trained, data, USERS)
+    for_all = recommender.recommend(USERS, k=3, exclude=[ranked[0][0], "no such item"])
+    assert for_all.identifiers == [[it for it in row if it != ranked[0][0]][:3] for row in ranked]
+    per_row = recommender.recommend(USERS, k=3, exclude=[[ranked[0][0]], []])
+    assert per_row.identifiers == [ranked[0][1:4], ranked[1][:3]]
+    assert recommender.recommend(USERS, k=3, exclude=ranked[0][2:]).identifiers[0] == ranked[0][:2]
+    nothing_left = recommender.recommend(USERS, exclude=ranked[0])
+    assert nothing_left.identifiers == [[], []]
+
+
+def test_missing_and_unknown_values_are_answered(recommender: sf.Recommender) -> None:
+    answer = recommender.recommend({"user_id": [None, "nobody"], "age": [30, 30], "country": ["JP", None]}, k=2)
+    assert [len(row) for row in answer.identifiers] == [2, 2]
+    assert answer.scores[0] != answer.scores[1]  # missing and out of vocabulary have rows of their own
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"user": ["u"]}, {}, 'unknown feature "user"; did you mean "user_id"'),
+        ({"age": None}, {}, 'feature "age" is missing; expected user_id, age, country'),
+        ({"age": ["30", "41"]}, {}, 'feature "age": expected int32'),
+        ({"age": [30.5, 41]}, {}, 'feature "age": expected int32'),
+        ({"age": [2**40, 41]}, {}, 'feature "age": expected int32'),
+        ({"age": [30]}, {}, "different numbers of rows: user_id 2, age 1"),
+        ({"user_id": "u00003"}, {}, "expected a list with one value a row, received 'u00003'"),
+        ({}, {"k": 0}, "k is 0"),
+        ({}, {"exclude": [3]}, "exclude holds 3; expected item ids, strings"),
+        ({}, {"exclude": [["a"], [], []]}, "exclude holds 3 lists for 2 rows"),
+    ],
+)  # fmt: skip
+def test_wrong_requests_are_named(
+    change: dict[str, object], options: dict[str, object], message: str, recommender: sf.Recommender
+) -> None:
+    request = {name: value for name, value in {**USERS, **change}.items() if value is not None}
+    with pytest.raises(ConfigError, match=message):
+        recommender.recommend(request, **options)
+
+
+def test_a_fresh_process_without_the_library_gives_the_same_ids(bundle: Path, recommender: sf.Recommender) -> None:
+    program = (
+        "import json, sys, tensorflow as tf\n"
+        "model = tf.saved_model.load(sys.argv[1] + '/model')\n"
+        "features = {name: tf.constant(values) for name, values in json.loads(sys.argv[2]).items()}\n"
+        "default = model.signatures['serving_default'](**features)\n"
+        "asked = model.signatures['recommend'](**features, k=tf.constant(3), exclude=tf.constant([['i00000'], ['']]))\n"
+        "vectors = model.signatures['query_embedding'](**features)['embedding']\n"
+        "assert 'schemaflow' not in sys.modules\n"
+        "print(json.dumps([default['identifiers'].numpy().astype(str).tolist(), asked['identifiers'].numpy().astype(str).tolist(),\n"
+        "                  asked['count'].numpy().tolist(), vectors.shape.as_list()]))\n"
+    )
+    arguments = [sys.executable, "-c", program, str(bundle), json.dumps(USERS)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    default, asked, count, shape = json.loads(done.stdout)
+    assert default == recommender.recommend(USERS).identifiers
+    assert asked == recommender.recommend(USERS, k=3, exclude=[["i00000"], []]).identifiers
+    assert count == [3, 3]
+    assert shape == [2, 8]
+
+
+def test_signatures_take_raw_item_features_too(
+    bundle: Path, trained: sf.TwoTowerModel, data: sf.datasets.DataFolder
+) -> None:
+    items = pq.read_table(data.items)
+    served = tf.saved_model.load(str(bundle / "model")).signatures["candidate_embedding"](
+        item_id=tf.constant(items["item_id"].to_pylist()),
+        genres=tf.ragged.constant(items["genres"].to_pylist()).to_tensor(""),
+        price=tf.constant(items["price"].to_pylist()),
+    )
+    assert served["embedding"].numpy() == pytest.approx(trained.candidate_embeddings(data.items), abs=1e-6)
+
+
+def test_a_bundle_replaces_a_bundle_and_nothing_else(
+    trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, tmp_path: Path
+) -> None:
+    trained.export(tmp_path / "b", data.items, k=4)
+    again = trained.export(tmp_path / "b", data.items, k=6)
+    assert len(again.recommend(USERS).identifiers[0]) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(BundleError, match="something there that is no bundle"):
+        trained.export(tmp_path / "mine", data.items)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_damaged_bundles_are_one_line(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    with pytest.raises(BundleError, match="there is no bundle"):
+        sf.Recommender.load(tmp_path / "none")
+    for name, damage, message in [
+        ("format", lambda it: (it / "manifest.json").write_text('{"format": 99}'), "the bundle has format 99, this version reads 1"),
+        ("json", lambda it: (it / "manifest.json").write_text("{"), "cannot be read"),
+        ("model", lambda it: shutil.rmtree(it / "model"), "the SavedModel cannot be loaded"),
+        ("vocabulary", lambda it: sf.Schema.from_yaml(it / "schema.yaml").select_by_name("age").to_yaml(it / "schema.yaml"), "not those it was exported with"),
+    ]:  # fmt: skip
+        copied = tmp_path / name
+        shutil.copytree(bundle, copied)
+        damage(copied)
+        with pytest.raises(BundleError, match=message):
+            sf.Recommender.load(copied)

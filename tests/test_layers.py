@@ -1,0 +1,148 @@
+"""Layers against numbers worked by hand."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import schemaflow as sf
+from schemaflow.errors import ConfigError
+from schemaflow.layers.embedding import COMBINERS
+from schemaflow.layers.seeds import fresh_initializer
+from schemaflow.schema.feature import COMBINERS as SCHEMA_COMBINERS
+from schemaflow.towers import fresh_copy
+
+ROWS = np.array([[9.0, 9.0], [1.0, -2.0], [3.0, 4.0], [5.0, 0.0]], np.float32)
+
+
+def table(padding: bool = True) -> sf.EmbeddingTable:
+    made = sf.EmbeddingTable(4, 2, padding=padding)
+    made.embeddings.assign(ROWS)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("combiner", "expected"),
+    [
+        ("mean", [[2.0, 1.0], [0.0, 0.0], [5.0, 0.0], [0.0, 0.0]]),
+        ("sum", [[4.0, 2.0], [0.0, 0.0], [5.0, 0.0], [0.0, 0.0]]),
+        ("sqrtn", [[4 / 2**0.5, 2 / 2**0.5], [0.0, 0.0], [5.0, 0.0], [0.0, 0.0]]),
+        ("max", [[3.0, 4.0], [0.0, 0.0], [5.0, 0.0], [0.0, 0.0]]),
+    ],
+)
+def test_combiners_leave_padding_out_and_give_zero_for_an_empty_list(
+    combiner: str, expected: list[list[float]]
+) -> None:
+    lists = tf.ragged.constant([[1, 0, 2], [], [3], [0, 0]])
+    dense = tf.constant([[1, 0, 2], [0, 0, 0], [3, 0, 0], [0, 0, 0]])
+    for ids in (lists, dense):
+        assert table()(ids, combiner=combiner).numpy() == pytest.approx(np.array(expected))
+
+
+def test_row_zero_is_a_value_where_ids_are_rows() -> None:
+    assert table(padding=False)(tf.ragged.constant([[0, 1]])).numpy().tolist() == [[5.0, 3.5]]
+
+
+def test_the_padding_row_gets_no_gradient() -> None:
+    made = table()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(made(tf.constant([[1, 0]]), combiner="mean"))
+    gradient = tf.convert_to_tensor(tape.gradient(loss, made.trainable_weights[0].value)).numpy()
+    assert gradient.tolist() == [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+def test_single_ids_and_mistakes() -> None:
+    assert table()(tf.constant([2, 0])).numpy().tolist() == [[3.0, 4.0], [9.0, 9.0]]
+    with pytest.raises(ConfigError, match='unknown combiner "men"; did you mean "mean"'):
+        table()(tf.constant([[1]]), combiner="men")
+    with pytest.raises(ConfigError, match="expected at least 1 x 1"):
+        sf.EmbeddingTable(0, 2)
+    assert set(COMBINERS) == set(SCHEMA_COMBINERS)
+
+
+def test_no_two_tables_start_with_equal_rows() -> None:
+    seeded = keras.initializers.RandomUniform(seed=3)
+    alike = [fresh_initializer(seeded, place)((4, 2)).numpy() for place in range(2)]
+    assert not np.isclose(alike[0], alike[1]).any()
+    first, second = sf.EmbeddingTable(4, 2), sf.EmbeddingTable(6, 2)
+    assert not np.isclose(first.embeddings.numpy(), second.embeddings.numpy()[:4]).any()
+
+
+def test_l2_norm() -> None:
+    out = sf.L2Norm()(tf.constant([[3.0, 4.0], [0.0, 0.0]])).numpy()
+    assert out == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]))
+    half = sf.L2Norm(dtype="float16")(tf.constant([[300.0, 400.0]], tf.float16))  # squares are beyond float16
+    assert half.numpy() == pytest.approx(np.array([[0.6, 0.8]]), abs=1e-3)
+
+
+def test_the_last_layer_is_linear_and_the_others_are_not() -> None:
+    block = sf.MLPBlock([2, 1], kernel_initializer="ones")
+    assert block(tf.constant([[-3.0, 1.0], [3.0, 1.0]])).numpy().tolist() == [[0.0], [8.0]]
+    linear = sf.MLPBlock([1], kernel_initializer="ones")
+    assert linear(tf.constant([[-3.0, 1.0]])).numpy().tolist() == [[-2.0]]
+    assert sf.MLPBlock([1], kernel_initializer="ones", final_activation="relu")(
+        tf.constant([[-3.0]])
+    ).numpy().tolist() == [[0.0]]
+    by_layer = sf.MLPBlock([1, 1], activation=["linear", "relu"], kernel_initializer="ones")
+    assert by_layer(tf.constant([[-3.0], [2.0]])).numpy().tolist() == [[0.0], [2.0]]
+
+
+def test_no_layers_leave_the_input_alone() -> None:
+    assert sf.MLPBlock([])(tf.constant([[1.0, 2.0]])).numpy().tolist() == [[1.0, 2.0]]
+
+
+def test_residual_adds_the_input_through_a_map_where_widths_differ() -> None:
+    same = sf.MLPBlock([2, 1], residual=True, kernel_initializer="ones", use_bias=False)
+    # hidden: relu([3, 3]) + [1, 2] = [4, 5]; out: 9
+    assert same(tf.constant([[1.0, 2.0]])).numpy().tolist() == [[9.0]]
+    mapped = sf.MLPBlock([1, 1], residual=True, kernel_initializer="ones", use_bias=False)
+    # hidden: relu(3) + (1 + 2) = 6
+    assert mapped(tf.constant([[1.0, 2.0]])).numpy().tolist() == [[6.0]]
+
+
+def test_each_layer_gets_a_normalization_of_its_own() -> None:
+    block = sf.MLPBlock([3, 3, 2], normalization=keras.layers.LayerNormalization())
+    block.build((None, 4))
+    layers = [step.normalization for step in block.steps]
+    assert layers[2] is None
+    assert layers[0] is not layers[1]
+    assert layers[0].weights[0] is not layers[1].weights[0]
+
+
+def test_dropout_is_for_training() -> None:
+    block = sf.MLPBlock([64, 1], dropout=0.5, kernel_initializer="ones")
+    inputs = tf.ones((1, 4))
+    assert block(inputs, training=False).numpy().tolist() == [[256.0]]
+    assert block(inputs, training=True).numpy().tolist() != [[256.0]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dimensions": [8, 0]}, "expected widths of at least 1"),
+        ({"dimensions": [8], "dropout": 1.0}, "expected 0 <= dropout < 1"),
+        ({"dimensions": [8, 8], "activation": ["relu"]}, "2 layers but 1 activations"),
+        ({"dimensions": [8], "activation": ["relu"], "final_activation": "relu"}, "give one of them"),
+        ({"dimensions": [8, 8], "normalization": "batchnorm"}, 'unknown normalization "batchnorm"'),
+    ],
+)
+def test_blocks_that_cannot_be(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sf.MLPBlock(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_fresh_copy_has_the_same_shape_and_other_weights() -> None:
+    for initializer in ("glorot_uniform", keras.initializers.GlorotUniform(seed=4)):
+        block = sf.MLPBlock(
+            [8, 8], residual=True, dropout=0.1, normalization="batch_norm", kernel_initializer=initializer
+        )
+        copied = fresh_copy(block)
+        block.build((None, 8))
+        copied.build((None, 8))
+        assert [weight.shape for weight in copied.weights] == [weight.shape for weight in block.weights]
+        kernels = [
+            (a.numpy(), b.numpy()) for a, b in zip(block.weights, copied.weights, strict=True) if "kernel" in a.path
+        ]
+        assert len(kernels) == 2
+        assert not any(np.isclose(a, b).all() for a, b in kernels)
+        assert not np.isclose(kernels[0][0], kernels[1][0]).all()

@@ -1,0 +1,52 @@
+"""The README is true: its example prints what it says, its schema is one, its commands exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import schemaflow as sf
+from schemaflow.schema.sides import sides_of
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def block(after: str) -> str:
+    found = re.search(rf"{re.escape(after)}\n```\w*\n(.*?)```", README, re.DOTALL)
+    assert found, f"README.md has no block after {after}"
+    return found.group(1)
+
+
+def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block("<!-- example -->")], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said, printed = block("<!-- output -->"), done.stdout
+    # the weights are not seeded, so numbers are near and ids are some
+    numbers = re.compile(r"\d+\.\d+")
+    shape = re.compile(r"i\d{5}|-?\d+\.\d+")
+    assert shape.sub("*", printed) == shape.sub("*", said)
+    for left, right in zip(numbers.findall(printed)[:2], numbers.findall(said)[:2], strict=True):
+        assert float(left) == pytest.approx(float(right), abs=0.03)
+
+
+def test_the_schema_is_one(tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_text(block("## The schema\n"), encoding="utf-8")
+    assert len(sides_of(sf.Schema.from_yaml(tmp_path / "shop.yaml")).query) == 3
+
+
+def test_the_commands_exist() -> None:
+    from typer.main import get_command
+
+    from schemaflow.cli.app import app
+
+    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"^schemaflow (\w+)", block("## From a shell\n"), re.MULTILINE))
+    assert named <= commands
+    assert commands - named == {"demo"}  # which is the first command of all
+    assert "schemaflow demo" in README

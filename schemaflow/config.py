@@ -218,9 +218,9 @@ class RunConfig(Document):
         Raises:
             ConfigError: There is none.
         """
-        given = data if data is not None else os.environ.get(DATA_VARIABLE)
-        root = Path(given) if given is not None else self._folder
-        tried = list(dict.fromkeys([root / self.data.folder, root]))
+        below = os.environ.get(DATA_VARIABLE)
+        roots = [Path(data)] if data is not None else [*([Path(below)] if below else []), self._folder]
+        tried = list(dict.fromkeys(folder for root in roots for folder in (root / self.data.folder, root)))
         for folder in tried:
             if (folder / self.data.interactions).exists():
                 return folder

@@ -50,8 +50,20 @@ class Recommender:
     """Raw query features in, item ids and scores out: an exported bundle, loaded.
 
     Example:
-        >>> Recommender.load("bundle/").recommend({"user_id": ["42"]}, k=3).identifiers  # doctest: +SKIP
-        [['50', '181', '258']]
+        >>> import tempfile
+        >>> from schemaflow import Schema, TwoTowerModel
+        >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
+        ... version: 1
+        ... features:
+        ...   user_id: {dtype: string, tags: [user, id], vocabulary: learned}
+        ...   item_id: {dtype: string, tags: [item, id], vocabulary: learned}
+        ... '''})
+        >>> events = {"user_id": ["ann", "ann", "bob"], "item_id": ["x", "y", "x"]}
+        >>> model = TwoTowerModel(schema.fit(events), keras.layers.Dense(8))
+        >>> bundle = tempfile.mkdtemp()
+        >>> _ = model.export(bundle, candidates={"item_id": ["x", "y"]})
+        >>> Recommender.load(bundle).recommend({"user_id": ["ann"]}, exclude=["x"]).identifiers
+        [['y']]
     """
 
     def __init__(self, schema: Schema, model: Any, features: Sequence[Feature], default_k: int) -> None:

@@ -257,7 +257,7 @@ class TwoTowerModel(keras.Model):
         return read_parquet(
             x,
             self.schema,
-            batch_size=batch_size or BATCH_SIZE,
+            batch_size=BATCH_SIZE if batch_size is None else batch_size,
             shuffle=shuffle,
             seed=seed,
             tables=tables,

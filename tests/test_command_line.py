@@ -92,6 +92,9 @@ def test_the_data_folder_comes_from_the_option_or_the_environment(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCHEMAFLOW_DATA", str(workplace))
         assert config.data_folder() == workplace / "data"
+        patch.setenv("SCHEMAFLOW_DATA", str(elsewhere))  # where it is not, the run file's own folder is looked in
+        own = sf.RunConfig.from_yaml(workplace / "shop.run.yaml")
+        assert own.data_folder() == workplace / "data"
         patch.delenv("SCHEMAFLOW_DATA")
         with pytest.raises(ConfigError, match=r"name the folder that holds the data with --data or \$SCHEMAFLOW_DATA"):
             config.data_folder()
@@ -181,6 +184,7 @@ def test_mistakes_in_a_run_file_are_one_line(
     from schemaflow.workflows import train
 
     monkeypatch.chdir(workplace)
+    monkeypatch.delenv("SCHEMAFLOW_DATA", raising=False)
     with pytest.raises(sf.SchemaFlowError) as caught:
         train(sf.RunConfig.from_yaml("shop.run.yaml"))
     assert len(caught.value.problems) == 1

@@ -29,7 +29,7 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="The folder that holds the data; else $SCHEMAFLOW_DATA, else the run file's own.",
+        help="The folder that holds the data; else that in $SCHEMAFLOW_DATA, else the run file's own.",
         show_default=False,
     ),
 ]

@@ -83,7 +83,7 @@ def evaluate(
     item = positions_of(items, identifiers)  # [rows], -1 where no candidate
     user_id = user_id_of(schema)
     users = None if user_id is None or user_id.source not in source.columns else read_ids(source, user_id)
-    user_of_query = positives.query_of_first(users)
+    user_of_query = positives.users_of(users)
     excluded, kept = None, np.ones(len(item), bool)
     if exclude is not None:
         if user_id is None or users is None:

@@ -36,8 +36,8 @@ class Queries:
     columns: Columns
     first: Ints
 
-    def query_of_first(self, users: pa.Array | None) -> pa.Array:
-        """Return the user of each query; each query is a user of its own where there is no id."""
+    def users_of(self, users: pa.Array | None) -> pa.Array:
+        """Return the user of each query, from that of each interaction; without ids each query is a user of its own."""
         return pa.array(np.arange(self.queries)) if users is None else users.take(pa.array(self.first))
 
     def dataset(self) -> tf.data.Dataset:
@@ -59,9 +59,8 @@ def distinct_queries(source: Source, schema: Schema, sides: Sides, tables: str |
     user_id = user_id_of(schema)
     keys: list[Array] = [_key(column) for column in columns.values()]
     if user_id is not None and user_id.source in source.columns:
-        keys.append(
-            codes_of(read_ids(source, user_id))
-        )  # users out of the vocabulary share a row, but not their positives
+        # users out of the vocabulary share a row, but not their positives
+        keys.append(codes_of(read_ids(source, user_id)))
     for key in keys:
         _, code = np.unique(code * (int(key.max(initial=0)) + 1) + key, return_inverse=True)
     _, first = np.unique(code, return_index=True)

@@ -7,11 +7,13 @@ model/           the SavedModel: both towers and the index, on raw features
 """
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +91,13 @@ class Recommender:
             ) from None
         except (OSError, ValueError) as reason:
             raise BundleError(f"{folder / _MANIFEST}: cannot be read ({reason}); export the model again") from None
-        if manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if found != FORMAT:
             raise BundleError(
-                f"{folder}: the bundle has format {manifest.get('format')}, this version reads {FORMAT}; export the model again"
+                f"{folder}: the bundle has format {found}, this version reads {FORMAT}; export the model again"
             )
+        if missing := {"schema", "query_features", "k"} - manifest.keys():
+            raise BundleError(f"{folder / _MANIFEST}: {', '.join(sorted(missing))} is missing; export the model again")
         schema = Schema.from_yaml(folder / "schema.yaml")
         if schema.fingerprint != manifest["schema"]:
             raise BundleError(
@@ -100,7 +105,7 @@ class Recommender:
             )
         try:
             model = tf.saved_model.load(str(folder / "model"))
-        except (OSError, ValueError) as reason:
+        except (OSError, ValueError, IndexError, tf.errors.OpError) as reason:
             raise BundleError(
                 f"{folder / 'model'}: the SavedModel cannot be loaded ({' '.join(str(reason).split())}); export the model again"
             ) from None
@@ -114,19 +119,17 @@ class Recommender:
         Args:
             features: Raw query features by name, one value (or list of values) a row; None where one is missing.
             k: How many; the bundle's own if None. Fewer come back where fewer are left.
-            exclude: Item ids that must not come back: one list for all rows, or a list for each row.
+            exclude: Item ids that must not come back: one list for all rows, or a list (or None) for each row.
 
         Raises:
-            ConfigError: A feature is missing, unknown, or of another type or length than the rest.
+            ConfigError: A feature is missing, unknown, of another type or length than the rest, or beyond its range.
         """
-        if k is not None and k < 1:
-            raise ConfigError(f"k is {k}; expected at least 1")
+        if k is not None and not (isinstance(k, Integral) and 1 <= k < 2**31):
+            raise ConfigError(f"k is {k!r}; expected an integer of at least 1")
         tensors = self._tensors(features)
         rows = len(next(iter(tensors.values())))
         answer = self._recommend(
-            **tensors,
-            k=tf.constant(self.k if k is None else k, tf.int32),
-            exclude=_exclusions(exclude, rows, self._recommend),
+            **tensors, k=tf.constant(self.k if k is None else k, tf.int32), exclude=self._exclusions(exclude, rows)
         )
         counts = answer["count"].numpy()
         identifiers, scores = answer["identifiers"].numpy(), answer["scores"].numpy()
@@ -149,13 +152,33 @@ class Recommender:
         ]
         if problems:
             raise ConfigError(*problems)
-        tensors = {feature.name: _tensor(feature, features[feature.name]) for feature in self.features}
+        tensors = {feature.name: _tensor(self.schema, feature, features[feature.name]) for feature in self.features}
         lengths = {name: len(tensor) for name, tensor in tensors.items()}
         if len(set(lengths.values())) > 1:
             raise ConfigError(
                 f"the features have different numbers of rows: {', '.join(f'{name} {n}' for name, n in lengths.items())}"
             )
         return tensors
+
+    def _exclusions(self, exclude: Any, rows: int) -> tf.Tensor:
+        """Return exclusions as [rows, e], padded with an id that no item has."""
+        dtype = self._recommend.structured_input_signature[1]["exclude"].dtype
+        fill = padding_identifier(dtype)
+        if isinstance(exclude, (str, bytes)) or not isinstance(exclude, (Iterable, type(None))):
+            raise ConfigError(f"exclude is {exclude!r}; expected a list of item ids, or a list for each row")
+        given = [] if exclude is None else list(exclude)
+        per_row = any(isinstance(it, (list, tuple, np.ndarray, set, frozenset, type(None))) for it in given)
+        if per_row and len(given) != rows:
+            raise ConfigError(
+                f"exclude holds {len(given)} lists for {rows} rows; give one for each row, or one list of ids for all"
+            )
+        lists = [[] if it is None else list(it) for it in given] if per_row else [given] * rows
+        kind: Any = str if dtype == tf.string else Integral
+        if wrong := [it for row in lists for it in row if not isinstance(it, kind)]:
+            expected = "strings" if dtype == tf.string else "integers"
+            raise ConfigError(f"exclude holds {wrong[0]!r}; expected item ids, {expected}")
+        width = max(map(len, lists), default=0)
+        return tf.constant([row + [fill] * (width - len(row)) for row in lists], dtype, [rows, width])
 
 
 def export(path: str | Path, schema: Schema, query_tower: Tower, item_tower: Tower, index: BruteForce) -> Recommender:
@@ -232,61 +255,64 @@ class _Served(tf.Module):
         }
 
 
-def _tensor(feature: Feature, values: Any) -> tf.Tensor:
-    """Return a request's values of one feature as a tensor; None becomes what stands for missing."""
-    missing = missing_value(feature.dtype)
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+def _tensor(schema: Schema, feature: Feature, values: Any) -> tf.Tensor:
+    """Return a request's values of one feature as a tensor; None becomes what stands for missing.
+
+    Raises:
+        ConfigError: It is no list, or holds a value that the feature does not.
+    """
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise ConfigError(f'feature "{feature.name}": expected a list with one value a row, received {values!r}')
-    rows = [values[row] for row in range(len(values))]
+    missing, rows = missing_value(feature.dtype), list(values)
+    limit = (
+        schema.rows(feature.table)
+        if feature.kind == "categorical" and schema.vocabulary(feature.table) is None
+        else None
+    )
     try:
         if feature.list is None:
-            return tf.constant([_value(feature, value, missing) for value in rows], feature.dtype, [len(rows)])
-        # a null list is a list of one missing value; in a padded row that cannot be told from none at all
-        lists = [[] if row is None else [_value(feature, value, missing) for value in row] for row in rows]
+            checked = [_value(feature, value, missing, limit) for value in rows]
+            return tf.constant(checked, feature.tensor_dtype, [len(rows)])
+        # what is missing in a list takes no part, as in training
+        lists = [[_value(feature, it, missing, limit) for it in row or () if it is not None] for row in rows]
         width = max(map(len, lists), default=0)
-        return tf.constant([row + [missing] * (width - len(row)) for row in lists], feature.dtype, [len(rows), width])
-    except (TypeError, ValueError, OverflowError) as reason:
+        longest = feature.list.max_length
+        if longest is not None and width > longest:
+            raise ValueError(f"{width} values are more than its max_length of {longest}")
+        padded = [row + [missing] * (width - len(row)) for row in lists]
+        return tf.constant(padded, feature.tensor_dtype, [len(rows), width])
+    except (TypeError, ValueError) as reason:
         raise ConfigError(
             f'feature "{feature.name}": expected {feature.dtype}, received {_short(values)} ({reason})'
         ) from None
 
 
-def _value(feature: Feature, value: Any, missing: Any) -> Any:
-    if value is None:
+def _value(feature: Feature, value: Any, missing: Any, limit: int | None) -> Any:
+    """Return one value, checked.
+
+    Args:
+        feature: What it is of.
+        value: As given.
+        missing: What stands for a missing one.
+        limit: The rows of the table, where values are rows themselves.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        if limit is not None or feature.kind == "continuous":
+            raise ValueError("a missing value has no row of its own here")
         return missing
-    if isinstance(value, np.generic):
-        value = value.item()
-    number = (int, float) if feature.dtype.startswith("float") else int
-    if isinstance(value, bool) or not isinstance(value, (str, bytes) if feature.dtype == "string" else number):
+    expected: Any = (str, bytes) if feature.dtype == "string" else (int, float) if feature.dtype[0] == "f" else int
+    if isinstance(value, bool) or not isinstance(value, expected):
         raise TypeError(f"{value!r} is {type(value).__name__}")
-    if number is int and isinstance(value, int):
+    if expected is int:
         limits = np.iinfo(feature.dtype)
         if not limits.min <= value <= limits.max:
-            raise OverflowError(f"{value} is beyond its range")
+            raise ValueError(f"{value} is beyond its range")
+        if limit is not None and not 0 <= value < limit:
+            raise ValueError(f"{value} is outside 0 <= id < {limit}")
     return value
 
 
 def _short(values: Any) -> str:
     text = repr(values)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _exclusions(exclude: Any, rows: int, signature: Any) -> tf.Tensor:
-    """Return exclusions as [rows, e], padded with an id that no item has."""
-    dtype = signature.structured_input_signature[1]["exclude"].dtype
-    fill = padding_identifier(dtype)
-    given = [] if exclude is None else list(exclude)
-    per_row = bool(given) and all(isinstance(it, (list, tuple, np.ndarray, set, frozenset)) for it in given)
-    if per_row and len(given) != rows:
-        raise ConfigError(
-            f"exclude holds {len(given)} lists for {rows} rows; give one for each row, or one list of ids for all"
-        )
-    lists = [list(it) for it in given] if per_row else [given] * rows
-    kind = str if dtype == tf.string else (int, np.integer)
-    wrong = [it for row in lists for it in row if not isinstance(it, kind)]
-    if wrong:
-        raise ConfigError(
-            f"exclude holds {wrong[0]!r}; expected item ids, {'strings' if dtype == tf.string else 'integers'}"
-        )
-    width = max(map(len, lists), default=0)
-    return tf.constant([row + [fill] * (width - len(row)) for row in lists], dtype, [rows, width])

@@ -1,6 +1,6 @@
 """Indices: vectors in, the nearest candidates out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -71,6 +71,8 @@ class BruteForce(keras.layers.Layer):
                 f"candidates have the shape {tuple(vectors.shape)}; expected [n, dim] with at least one candidate"
             )
         ids = tf.range(vectors.shape[0], dtype=tf.int64) if identifiers is None else tf.convert_to_tensor(identifiers)
+        if not (ids.dtype == tf.string or ids.dtype.is_integer):
+            raise ConfigError(f"identifiers are {ids.dtype.name}; expected strings or integers")
         ids = ids if ids.dtype == tf.string else tf.cast(ids, tf.int64)
         if tuple(ids.shape) != (vectors.shape[0],):
             raise ConfigError(
@@ -81,7 +83,7 @@ class BruteForce(keras.layers.Layer):
             raise ConfigError(
                 f"the identifier {values[np.argmax(counts > 1)]!r} stands {counts.max()} times; expected each candidate once"
             )
-        if padding_identifier(ids.dtype) in (values.astype(str) if ids.dtype == tf.string else values):
+        if (values == (b"" if ids.dtype == tf.string else padding_identifier(ids.dtype))).any():
             raise ConfigError(
                 f"the identifier {padding_identifier(ids.dtype)!r} is the one that fills short rows; rename that candidate"
             )
@@ -123,6 +125,11 @@ class BruteForce(keras.layers.Layer):
             k: In place of the index's own.
         """
         scores = self._scores(queries)  # [batch, n]
+        exclusions = tf.convert_to_tensor(exclusions)
+        if (exclusions.dtype == tf.string) != (self.identifiers.dtype == tf.string):
+            raise ConfigError(
+                f"exclusions are {exclusions.dtype.name}; expected {self.identifiers.dtype.name}, as the identifiers"
+            )
         rows, candidates = tf.shape(scores)[0], tf.shape(scores, tf.int64)[1]
         positions = self._positions.lookup(tf.cast(exclusions, self.identifiers.dtype))  # [batch, e], -1 where unknown
         row = tf.broadcast_to(tf.range(rows, dtype=tf.int64)[:, tf.newaxis], tf.shape(positions))
@@ -138,7 +145,9 @@ class BruteForce(keras.layers.Layer):
     def _scores(self, queries: Any) -> tf.Tensor:
         if self.candidates is None:
             raise ConfigError("the index holds no candidates yet; call index(candidates, identifiers) first")
-        if not (tf.is_tensor(queries) and queries.dtype.is_floating and queries.shape.rank == 2):
+        if not isinstance(queries, Mapping):
+            queries = tf.convert_to_tensor(queries)
+        if isinstance(queries, Mapping) or not (queries.dtype.is_floating and queries.shape.rank == 2):
             if self.query_model is None:
                 raise ConfigError(
                     "the queries are no vectors [batch, dim], and the index has no query_model to make them; pass vectors"

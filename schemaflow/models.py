@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from schemaflow.data.dataset import read_parquet
+from schemaflow.data.dataset import data_errors, read_parquet
 from schemaflow.data.encode import Array
 from schemaflow.data.join import read_ids, refuse_repeated
 from schemaflow.errors import ConfigError, SchemaError, suggest
@@ -24,7 +24,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import TableLike, open_source
-from schemaflow.schema.tags import Tags
+from schemaflow.schema.tags import Tags, parse_tag
 from schemaflow.tasks.retrieval import RetrievalTask
 from schemaflow.towers import Tower, fresh_copy
 
@@ -53,7 +53,7 @@ class TwoTowerModel(keras.Model):
         prediction_tasks: A `RetrievalTask`, or a list with one; made from `loss` and `logits_temperature` if None.
         logits_temperature: The scores are divided by it in the loss.
         loss: The name of a registered loss.
-        samplers: Where the candidates of the loss come from; `[InBatchSampler()]` if empty.
+        samplers: Where the candidates of the loss come from: a list of one; `[InBatchSampler()]` if empty.
         **kwargs: `correction`: "log_q" corrects the logits for each item's probability of being sampled, from the
             schema's item counts; None does not. `l2_normalize`: both towers end in vectors of length one. `name`,
             `dtype`: as for any Keras model.
@@ -61,6 +61,8 @@ class TwoTowerModel(keras.Model):
     Raises:
         SchemaError: The schema lacks a tower's features, an item id, vocabularies or item counts.
         ConfigError: Arguments contradict each other, or the towers' widths differ.
+
+    A saved model is loaded by `keras.saving.load_model` once `schemaflow.models` is imported.
 
     Source:
         Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019.
@@ -107,13 +109,17 @@ class TwoTowerModel(keras.Model):
             )
         super().__init__(**kwargs)
         schema = as_schema(schema)
+        query_tower_tag, item_tower_tag = parse_tag(query_tower_tag), parse_tag(item_tower_tag)
         sides = sides_of(schema, query_tower_tag, item_tower_tag)
         _check_layer("query_tower", query_tower)
-        if item_tower is not None:
-            _check_layer("item_tower", item_tower)
+        for argument, layer in (("item_tower", item_tower), ("post", post)):
+            if layer is not None:
+                _check_layer(argument, layer)
+        if not isinstance(embedding_options, EmbeddingOptions):
+            raise ConfigError(f"embedding_options is {embedding_options!r}; expected EmbeddingOptions(…)")
         self._arguments = {
-            "query_tower_tag": Tags(query_tower_tag).value,
-            "item_tower_tag": Tags(item_tower_tag).value,
+            "query_tower_tag": query_tower_tag.value,
+            "item_tower_tag": item_tower_tag.value,
             "logits_temperature": logits_temperature,
             "loss": loss,
             "correction": correction,
@@ -125,11 +131,9 @@ class TwoTowerModel(keras.Model):
         self.post = post
         self.task = _one_task(prediction_tasks, logits_temperature, loss, samplers)
         self._own_task = prediction_tasks is not None
-        self.samplers = tuple(samplers) or (InBatchSampler(),)
-        self._own_samplers = bool(samplers)
-        if len(self.samplers) != 1:
-            raise ConfigError(f"{len(self.samplers)} samplers were given; expected one")
-        self._share = _item_shares(schema, correction)
+        self.sampler = _one_sampler(samplers)
+        self._own_sampler = bool(samplers)
+        self._share = _item_shares(schema, sides.item_id, correction)
         item_block = fresh_copy(query_tower) if item_tower is None else item_tower
         inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
         inputs.require_fitted()
@@ -176,7 +180,7 @@ class TwoTowerModel(keras.Model):
         """Return the task's loss and the regularization's."""
         ids = self.item_tower.encoder.rows(self.sides.item_id.name, x)  # [batch]
         share = None if self._share is None else tf.gather(self._share, ids)  # [batch]
-        candidates = self.samplers[0].sample(y_pred["candidate"], ids, share)
+        candidates = self.sampler.sample(y_pred["candidate"], ids, share)
         loss = self.task(
             y_pred["query"],
             candidates.embeddings,
@@ -228,28 +232,39 @@ class TwoTowerModel(keras.Model):
             x: A Parquet file, a folder of them, a table in memory, or a dataset of feature dicts.
             y: Not used: the positives are in `x`.
             batch_size: Rows a batch, each a negative of the others; 1024 if None.
-            shuffle: Give the rows in another order each epoch; `keras.utils.set_random_seed` fixes it.
+            shuffle: Give the rows in another order each epoch; `keras.utils.set_random_seed` fixes it. A dataset keeps
+                the order it has.
             validation_data: Like `x`.
             tables: The folder of the side tables, where it is not that of `x`.
             **kwargs: Of `keras.Model.fit`.
         """
         train = self._dataset(x, batch_size, tables, shuffle=shuffle)
-        validation = None if validation_data is None else self._dataset(validation_data, batch_size, tables)
+        if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
+            validation_data = self._dataset(validation_data, batch_size, tables)
         # the dataset shuffles itself: Keras would warn that it cannot
-        return super().fit(train, y, shuffle=False, validation_data=validation, **kwargs)
+        with data_errors():
+            return super().fit(train, y, shuffle=False, validation_data=validation_data, **kwargs)
 
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any
     ) -> Any:
         """Return the loss. Ranks over the whole catalogue come from `schemaflow.evaluate`."""
-        return super().evaluate(self._dataset(x, batch_size, tables), y, **kwargs)
+        dataset = self._dataset(x, batch_size, tables)
+        with data_errors():
+            return super().evaluate(dataset, y, **kwargs)
 
     def predict(self, x: Any, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any) -> dict[str, Array]:
         """Return `query`, `candidate` and `score` of each row."""
-        return super().predict(self._dataset(x, batch_size, tables), **kwargs)
+        dataset = self._dataset(x, batch_size, tables)
+        with data_errors():
+            return super().predict(dataset, **kwargs)
 
     def _dataset(self, x: Any, batch_size: int | None, tables: Any, shuffle: bool = False) -> Any:
         if isinstance(x, tf.data.Dataset):
+            if batch_size is not None or tables is not None:
+                raise ConfigError(
+                    "batch_size and tables are for paths and tables; a dataset is batched and joined already"
+                )
             return x
         names = [feature.name for feature in (*self.sides.query, *self.sides.item)]
         # Keras seeds Python's generator too, so set_random_seed fixes the order
@@ -288,7 +303,8 @@ class TwoTowerModel(keras.Model):
         if not isinstance(x, tf.data.Dataset):
             names = [feature.name for feature in features]
             x = read_parquet(x, self.schema, batch_size=batch_size, tables=tables, features=names)
-        return np.concatenate([encode(batch).numpy() for batch in x])
+        with data_errors():
+            return np.concatenate([encode(batch).numpy() for batch in x])
 
     def to_index(self, candidates: TableLike, k: int = 10, *, tables: str | Path | None = None) -> BruteForce:
         """Return an index of the items of a table, which takes this model's raw query features.
@@ -333,6 +349,7 @@ class TwoTowerModel(keras.Model):
         return {
             **self._arguments,
             "name": self.name,
+            "trainable": self.trainable,
             "dtype": serialize(self.dtype_policy),
             "schema": self.schema.get_config(),
             "query_tower": serialize(self.query_tower.block),
@@ -340,7 +357,7 @@ class TwoTowerModel(keras.Model):
             "embedding_options": options_config(self.embedding_options),
             "post": None if self.post is None else serialize(self.post),
             "prediction_tasks": serialize(self.task) if self._own_task else None,
-            "samplers": [serialize(sampler) for sampler in self.samplers] if self._own_samplers else [],
+            "samplers": [serialize(self.sampler)] if self._own_sampler else [],
         }
 
     @classmethod
@@ -361,7 +378,7 @@ class TwoTowerModel(keras.Model):
 
 def _check_layer(argument: str, layer: Any) -> None:
     if not isinstance(layer, keras.layers.Layer):
-        raise ConfigError(f"{argument} is {type(layer).__name__}; expected a Keras layer, such as MLPBlock([128, 64])")
+        raise ConfigError(f"{argument} is {layer!r}; expected a Keras layer, such as MLPBlock([128, 64])")
 
 
 def _one_task(tasks: Any, temperature: float, loss: str, samplers: Sequence[Sampler]) -> RetrievalTask:
@@ -377,16 +394,26 @@ def _one_task(tasks: Any, temperature: float, loss: str, samplers: Sequence[Samp
     return given[0]
 
 
-def _item_shares(schema: Schema, correction: str | None) -> tf.Tensor | None:
+def _one_sampler(samplers: Any) -> Sampler:
+    given = list(samplers) if isinstance(samplers, (list, tuple)) else [samplers]
+    if not given:
+        return InBatchSampler()
+    if len(given) != 1 or not isinstance(given[0], InBatchSampler):
+        raise ConfigError(f"samplers is {samplers!r}; expected a list of one sampler, such as [InBatchSampler()]")
+    return given[0]
+
+
+def _item_shares(schema: Schema, item_id: Feature, correction: str | None) -> tf.Tensor | None:
     """Return each item row's share of all interactions, [rows] float32; a row never seen counts as seen once."""
     if correction is None:
         return None
     if correction != "log_q":
         raise ConfigError(f'correction is {correction!r}; expected "log_q" or None')
-    counts = schema.fitted.item_counts
+    counts = schema.fitted.counts.get(item_id.table)
     if counts is None:
         raise SchemaError(
-            'correction "log_q" needs item counts, and the schema has none; call schema.fit(…) on the interactions, or pass correction=None'
+            f'correction "log_q" needs the interactions of each {item_id.name}, and the schema has not counted them;'
+            " call schema.fit(…) on the interactions, or pass correction=None"
         )
     seen = np.maximum(counts, 1)
     return tf.constant(seen / counts.sum(), tf.float32)

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from schemaflow.errors import ConfigError
 from schemaflow.features.encoders import FeatureEncoder, Tensors, build_tables, options_config, options_from_config
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.layers.embedding import EmbeddingTable
@@ -112,5 +113,13 @@ def fresh_copy(block: keras.layers.Layer) -> keras.layers.Layer:
     """Return a block of the same architecture with weights of its own.
 
     It is rebuilt from its config; seeds that are fixed there move by one, or the copy would start as a twin.
+
+    Raises:
+        ConfigError: The block has no config.
     """
-    return block.__class__.from_config(reseeded(block.get_config(), 1))
+    try:
+        return block.__class__.from_config(reseeded(block.get_config(), 1))
+    except NotImplementedError:
+        raise ConfigError(
+            f"{type(block).__name__} has no get_config, so no copy can be made of it; give it one, or pass an item_tower"
+        ) from None

@@ -126,6 +126,11 @@ def _split(config: RunConfig, folder: Path, interactions: Source) -> tuple[Sourc
         if len(times) != 1:
             raise ConfigError(f"split by time needs one feature tagged time; {config.schema_file} has {len(times)}")
         interactions.require(times[0].source, f'feature "{times[0].name}", which the split goes by,')
+        if table[times[0].source].null_count:
+            raise DataError(
+                f'{interactions.name}: {table[times[0].source].null_count} of {table.num_rows} rows have no "{times[0].source}",'
+                " which the split goes by; fill it in, or split at random"
+            )
         order = pc.sort_indices(table, sort_keys=[(times[0].source, "ascending")]).to_numpy()
     rows = round(table.num_rows * (1 - config.split.test_fraction))
     if not 0 < rows < table.num_rows:

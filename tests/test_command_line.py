@@ -138,6 +138,25 @@ def test_a_test_file_of_its_own_is_used(workplace: Path) -> None:
     )
 
 
+def test_a_split_by_time_needs_every_time(workplace: Path) -> None:
+    events = workplace / "data" / "interactions.parquet"
+    table = pq.read_table(events)
+    times = table["timestamp"].to_pylist()
+    pq.write_table(table.set_column(2, "timestamp", pa.array([None, *times[1:]], pa.int64())), events)
+    done = schemaflow("train", "shop.run.yaml", cwd=workplace)
+    assert done.returncode == 1
+    assert f'1 of {len(times)} rows have no "timestamp", which the split goes by' in done.stderr
+
+
+def test_a_bad_row_met_in_training_is_one_line(workplace: Path) -> None:
+    people = pq.read_table(workplace / "data" / "users.parquet")
+    pq.write_table(people.slice(0, people.num_rows - 1), workplace / "data" / "users.parquet")
+    done = schemaflow("train", "data/schema.yaml", "--epochs", 1, cwd=workplace)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "has no row for user_id 'u00039'" in done.stderr
+
+
 def test_describe_shows_the_derived_tables() -> None:
     done = schemaflow("describe", "schemas/movielens_100k.yaml")
     assert done.returncode == 0, done.stderr

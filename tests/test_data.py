@@ -38,12 +38,12 @@ def test_padding_missing_and_out_of_vocabulary_have_their_own_rows() -> None:
     assert read["code"].tolist() == [4, 1, 2, 3]
 
 
-def test_lists_keep_their_lengths_and_a_null_list_is_one_missing_value() -> None:
+def test_lists_keep_their_lengths_and_what_is_missing_takes_no_part() -> None:
     table = pa.table({"genres": pa.array([["y", "x"], [], None, ["z", None, ""]], pa.large_list(pa.string()))})
     genres = read_table(table, sf.Schema((GENRES,)))["genres"]
     assert isinstance(genres, Lists)
-    assert genres.values.tolist() == [4, 3, 1, 2, 1, 1]
-    assert genres.splits.tolist() == [0, 2, 2, 3, 6]
+    assert genres.values.tolist() == [4, 3, 2]
+    assert genres.splits.tolist() == [0, 2, 2, 2, 3]
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.large_string()), pa.list_(pa.string(), 2)])
@@ -94,7 +94,7 @@ def test_bad_values_name_their_row(features: tuple[sf.Feature, ...], table: dict
 
 def test_a_bad_value_names_file_and_row_group(tmp_path: Path) -> None:
     pq.write_table(pa.table({"row": pa.array([0, 1, 2, 9], pa.int32())}), tmp_path / "a.parquet", row_group_size=2)
-    with pytest.raises(DataError, match=r"a.parquet, row group 1, row 1: feature \"row\" is 9"):
+    with pytest.raises(DataError, match=r"a.parquet, row groups 0 to 1, row 3: feature \"row\" is 9"):
         read_table(tmp_path / "a.parquet", sf.Schema((ROW,)))
 
 
@@ -238,3 +238,34 @@ def test_the_generated_data_is_seeded_and_has_a_structure_to_find(tmp_path: Path
     assert [it.name for it in sides_of(sf.Schema.from_yaml(first.schema)).query] == ["user_id", "age", "country"]
     with pytest.raises(ConfigError, match="expected at least 2, 20 and 5"):
         sf.datasets.synthetic(tmp_path, users=50, items=40, interactions=100)
+
+
+def test_row_groups_are_named_by_number_where_they_are_read_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from schemaflow.schema import sources
+
+    monkeypatch.setattr(sources, "PIECE_ROWS", 2)
+    pq.write_table(pa.table({"row": pa.array([0, 1, 2, 9], pa.int32())}), tmp_path / "a.parquet", row_group_size=2)
+    with pytest.raises(DataError, match=r"a.parquet, row group 1, row 3: feature \"row\" is 9"):
+        read_table(tmp_path / "a.parquet", sf.Schema((ROW,)))
+
+
+def test_files_may_order_their_columns_differently_but_not_repeat_or_lack_one(tmp_path: Path) -> None:
+    schema = sf.Schema((ROW, PRICE))
+    one, two = {"row": pa.array([0], pa.int32())}, {"price": pa.array([1.0], pa.float32())}
+    pq.write_table(pa.table(one | two), tmp_path / "a.parquet")
+    pq.write_table(pa.table(two | one), tmp_path / "b.parquet")
+    assert read_table(tmp_path, schema)["row"].tolist() == [0, 0]
+    pq.write_table(pa.table(one), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c.parquet: its columns are row, those of .*a.parquet are row, price"):
+        read_table(tmp_path, schema)
+
+
+def test_numbers_beyond_their_dtype_are_refused_and_views_are_lists() -> None:
+    with pytest.raises(DataError, match="is infinite or beyond what its dtype holds"):
+        read_table({"price": np.array([1e300])}, sf.Schema((PRICE,)))
+    views = pa.table({"genres": pa.array([["y"], ["x", "z"]], pa.list_view(pa.string()))})
+    assert read_table(views, sf.Schema((GENRES,)))["genres"].values.tolist() == [4, 3, 2]
+    with pytest.raises(DataError, match="an item without an id cannot be learned"):
+        read_table({"item": ["a", None]}, sf.Schema((ITEM,)))

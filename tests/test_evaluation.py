@@ -168,8 +168,8 @@ def test_reports_print_and_serialise(trained: sf.TwoTowerModel, data: sf.dataset
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"ks": (0,)}, ConfigError, "expected cut-offs of at least 1"),
-        ({"ks": ()}, ConfigError, "expected cut-offs of at least 1"),
+        ({"ks": (0,)}, ConfigError, "expected a list of integers of at least 1"),
+        ({"ks": ()}, ConfigError, "expected a list of integers of at least 1"),
         ({"candidates": {"item": ["a", "a"]}}, DataError, "item 'a' stands 2 times"),
         ({"candidates": {"item": ["a", None]}}, DataError, 'row 1: the id "item" is missing'),
         ({"candidates": {"id": ["a"]}}, DataError, 'the column "item" of feature "item" is missing'),

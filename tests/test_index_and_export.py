@@ -69,6 +69,14 @@ def test_an_excluded_item_stays_out_whatever_its_score() -> None:
     assert found.numpy().tolist() == [[b"b", b"c"]]
 
 
+def test_identifiers_are_any_text() -> None:
+    index = sf.BruteForce(k=1).index([[2.0], [1.0]], ["café", "книга"])
+    _, found = index.query_with_exclusions(np.array([[1.0]], np.float32), [["café"]])
+    assert found.numpy()[0, 0].decode() == "книга"
+    with pytest.raises(ConfigError, match="exclusions are int32; expected string"):
+        index.query_with_exclusions(tf.constant([[1.0]]), tf.constant([[3]]))
+
+
 def test_indexing_again_replaces_the_candidates() -> None:
     index = sf.BruteForce(k=5).index([[1.0], [2.0]], ["a", "b"])
     index.index([[3.0]], [7])
@@ -94,6 +102,7 @@ def test_indices_that_cannot_be() -> None:
         ([1.0], None, r"expected \[n, dim\]"),
         (np.zeros((0, 2)), None, "at least one candidate"),
         ([[1.0]], [""], "fills short rows"),
+        ([[1.0]], [1.5], "expected strings or integers"),
     ]:
         with pytest.raises(ConfigError, match=message):
             index.index(candidates, ids)
@@ -162,7 +171,11 @@ def test_missing_and_unknown_values_are_answered(recommender: sf.Recommender) ->
         ({"user_id": "u00003"}, {}, "expected a list with one value a row, received 'u00003'"),
         ({}, {"k": 0}, "k is 0"),
         ({}, {"exclude": [3]}, "exclude holds 3; expected item ids, strings"),
+        ({}, {"k": 2.5}, "k is 2.5; expected an integer"),
         ({}, {"exclude": [["a"], [], []]}, "exclude holds 3 lists for 2 rows"),
+        ({}, {"exclude": "i00001"}, "exclude is 'i00001'; expected a list"),
+        ({}, {"exclude": 5}, "exclude is 5; expected a list"),
+        ({"age": [None, 41]}, {}, 'feature "age": expected int32, .*a missing value has no row'),
     ],
 )  # fmt: skip
 def test_wrong_requests_are_named(
@@ -171,6 +184,41 @@ def test_wrong_requests_are_named(
     request = {name: value for name, value in {**USERS, **change}.items() if value is not None}
     with pytest.raises(ConfigError, match=message):
         recommender.recommend(request, **options)
+
+
+def test_query_lists_are_served_as_they_were_trained(tmp_path: Path) -> None:
+    """Padding, nulls and lists of several lengths in one request change nothing; ids that are rows may be lists too."""
+    schema = sf.Schema((
+        sf.Feature(name="user", dtype="uint32", tags=("user", "id"), cardinality=9),
+        sf.Feature(name="likes", dtype="string", tags=("user", "categorical"), list={"max_length": 3}, vocabulary=("p", "q")),
+        sf.Feature(name="seen", dtype="int32", tags=("user", "sequence"), list={}, domain="item"),
+        sf.Feature(name="item", dtype="int32", tags=("item", "id"), cardinality=9, domain="item"),
+    ))  # fmt: skip
+    users = {"user": [0, 3, 8], "likes": [["p", None], None, ["q", "?", "p"]], "seen": [[1, 2], [], [0]]}
+    model = sf.TwoTowerModel(schema, sf.MLPBlock([4]), correction=None)
+    recommender = model.export(tmp_path / "bundle", {"item": list(range(9))})
+    scores = model.query_embeddings(users) @ model.candidate_embeddings({"item": list(range(9))}).T
+    expected = np.argsort(-scores, axis=1)[:, :4].tolist()
+    assert recommender.recommend(users, k=4).identifiers == expected
+    for row in range(3):
+        alone = {name: values[row : row + 1] for name, values in users.items()}
+        assert recommender.recommend(alone, k=4).identifiers == expected[row : row + 1]
+    for change, message in [
+        ({"user": [9, 1, 1]}, "9 is outside 0 <= id < 9"),
+        ({"user": [None, 1, 1]}, "a missing value has no row"),
+        ({"likes": [["p"] * 4, [], []]}, "4 values are more than its max_length of 3"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            recommender.recommend({**users, **change})
+
+
+def test_pandas_rows_come_in_their_order(recommender: sf.Recommender) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas comes with merlin-core, on Python 3.11 alone")
+    frame = pandas.DataFrame(USERS).iloc[[1, 0]]
+    assert (
+        recommender.recommend(dict(frame.items()), k=2).identifiers
+        == recommender.recommend(USERS, k=2).identifiers[::-1]
+    )
 
 
 def test_a_fresh_process_without_the_library_gives_the_same_ids(bundle: Path, recommender: sf.Recommender) -> None:
@@ -227,6 +275,9 @@ def test_damaged_bundles_are_one_line(bundle: Path, tmp_path: Path) -> None:
         sf.Recommender.load(tmp_path / "none")
     for name, damage, message in [
         ("format", lambda it: (it / "manifest.json").write_text('{"format": 99}'), "the bundle has format 99, this version reads 1"),
+        ("keys", lambda it: (it / "manifest.json").write_text('{"format": 1}'), "k, query_features, schema is missing"),
+        ("list", lambda it: (it / "manifest.json").write_text("[]"), "has format None"),
+        ("variables", lambda it: (it / "model" / "variables" / "variables.index").write_bytes(b""), "the SavedModel cannot be loaded"),
         ("json", lambda it: (it / "manifest.json").write_text("{"), "cannot be read"),
         ("model", lambda it: shutil.rmtree(it / "model"), "the SavedModel cannot be loaded"),
         ("vocabulary", lambda it: sf.Schema.from_yaml(it / "schema.yaml").select_by_name("age").to_yaml(it / "schema.yaml"), "not those it was exported with"),

@@ -119,7 +119,7 @@ def test_dropout_is_for_training() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dimensions": [8, 0]}, "expected widths of at least 1"),
+        ({"dimensions": [8, 0]}, "expected a list of widths"),
         ({"dimensions": [8], "dropout": 1.0}, "expected 0 <= dropout < 1"),
         ({"dimensions": [8, 8], "activation": ["relu"]}, "2 layers but 1 activations"),
         ({"dimensions": [8], "activation": ["relu"], "final_activation": "relu"}, "give one of them"),

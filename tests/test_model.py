@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import schemaflow as sf
-from schemaflow.errors import ConfigError, SchemaError
+from schemaflow.errors import ConfigError, DataError, SchemaError
 
 EMBEDDINGS = sf.EmbeddingOptions(embedding_dim_default=4)
 RAW = {
@@ -97,10 +97,11 @@ def test_context_joins_the_query_tower() -> None:
 def test_fit_takes_a_path_a_table_and_a_dataset(schema: sf.Schema, data: sf.datasets.DataFolder) -> None:
     table = pq.read_table(data.interactions)
     dataset = sf.read_parquet(data.interactions, schema, batch_size=500)
-    for source, options in ((data.interactions, {}), (table, {"tables": data.folder}), (dataset, {})):
+    sized = {"batch_size": 500}
+    for source, options in ((data.interactions, sized), (table, {"tables": data.folder, **sized}), (dataset, {})):
         model = small(schema)
         model.compile(optimizer="adagrad")
-        history = model.fit(source, batch_size=500, verbose=0, validation_data=source, **options)
+        history = model.fit(source, verbose=0, validation_data=source, **options)
         assert np.isfinite(history.history["loss"][0])
         assert np.isfinite(history.history["val_loss"][0])
     losses = model.evaluate(dataset, verbose=0)
@@ -138,7 +139,7 @@ def test_log_q_is_on_and_comes_from_the_item_counts(schema: sf.Schema, data: sf.
     """The loss of one batch, worked in NumPy from vectors, counts and ids."""
     batch = next(iter(sf.read_parquet(data.interactions, schema, batch_size=64)))
     ids = batch["item_id/encoded"].numpy()
-    counts = schema.fitted.item_counts
+    counts = schema.fitted.counts["item_id"]
     for correction, temperature in (("log_q", 1.0), ("log_q", 0.5), (None, 1.0)):
         model = small(schema, correction=correction, logits_temperature=temperature)
         model.compile()
@@ -242,7 +243,7 @@ def test_models_that_cannot_be(schema: sf.Schema, data: sf.datasets.DataFolder) 
     for error, message, build in [
         (ConfigError, 'no argument "temperature"', lambda: sf.TwoTowerModel(schema, block, temperature=1)),
         (ConfigError, 'no argument "l2_normalise"; did you mean "l2_normalize"', lambda: sf.TwoTowerModel(schema, block, l2_normalise=True)),
-        (ConfigError, "query_tower is int; expected a Keras layer", lambda: sf.TwoTowerModel(schema, 64)),
+        (ConfigError, "query_tower is 64; expected a Keras layer", lambda: sf.TwoTowerModel(schema, 64)),
         (ConfigError, "width 4, the item tower of width 8", lambda: sf.TwoTowerModel(schema, sf.MLPBlock([4]), sf.MLPBlock([8]))),
         (ConfigError, 'unknown loss "mse"', lambda: sf.TwoTowerModel(schema, block, loss="mse")),
         (ConfigError, "set them there", lambda: sf.TwoTowerModel(schema, block, prediction_tasks=sf.RetrievalTask(), logits_temperature=0.5)),
@@ -250,18 +251,59 @@ def test_models_that_cannot_be(schema: sf.Schema, data: sf.datasets.DataFolder) 
         (ConfigError, 'expected "log_q" or None', lambda: sf.TwoTowerModel(schema, block, correction="logq")),
         (SchemaError, "no feature is tagged user", lambda: sf.TwoTowerModel(schema.excluding_by_tag("user"), block)),
         (SchemaError, "call schema.fit", lambda: sf.TwoTowerModel(data.schema, block)),
+        (ConfigError, "expected a list of one sampler", lambda: sf.TwoTowerModel(schema, block, samplers=["in-batch"])),
+        (ConfigError, "expected EmbeddingOptions", lambda: sf.TwoTowerModel(schema, block, embedding_options={"combiner": "sum"})),
+        (ConfigError, "post is .*expected a Keras layer", lambda: sf.TwoTowerModel(schema, block, post=[sf.L2Norm()])),
+        (ConfigError, "'hot'; expected a number above 0", lambda: sf.TwoTowerModel(schema, block, logits_temperature="hot")),
         (SchemaError, "expected a Schema or the path", lambda: sf.TwoTowerModel({"a": 1}, block)),
     ]:  # fmt: skip
         with pytest.raises(error, match=message):
             build()
+    dataset = sf.read_parquet(data.interactions, schema, batch_size=50)
+    with pytest.raises(ConfigError, match="a dataset is batched"):
+        small(schema).predict(dataset, batch_size=10)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        small(schema).predict(data.interactions, batch_size=0)
     only_items = sf.Schema.from_yaml(data.schema).fit(data.users, data.items)
-    with pytest.raises(SchemaError, match="needs item counts"):
+    with pytest.raises(SchemaError, match="has not counted them"):
         sf.TwoTowerModel(only_items, block)
     model = small(schema)
     with pytest.raises(ConfigError, match=r"TwoTowerModel\(…, loss=…\)"):
         model.compile(loss="mse")
     with pytest.raises(ConfigError, match="need the whole catalogue"):
         model.compile(metrics=["auc"])
+
+
+def test_bad_rows_met_while_training_are_the_librarys_own_errors(
+    schema: sf.Schema, data: sf.datasets.DataFolder
+) -> None:
+    """TensorFlow wraps what a generator raises; the model's methods do not."""
+    model = small(schema)
+    model.compile()
+    table = pq.read_table(data.interactions).to_pydict() | {"age": [30] * 2999 + [None]}
+    rows = min(len(values) for values in table.values())
+    table = {name: values[-rows:] for name, values in table.items()}
+    for use in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(DataError, match=r'feature "age" is missing') as caught:
+            use(table, verbose=0, tables=data.folder)
+        assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(DataError, match=r'feature "age" is missing'):
+        model.query_embeddings({"user_id": ["u"], "age": [None], "country": ["JP"]})
+
+
+def test_raw_ids_are_not_cut_to_their_dtype() -> None:
+    schema = sf.Schema((
+        sf.Feature(name="user", dtype="int32", tags=("user", "id"), vocabulary=(1, 2)),
+        sf.Feature(name="seen", dtype="uint32", tags=("user", "sequence"), list={}, cardinality=9),
+        sf.Feature(name="item", dtype="int64", tags=("item", "id"), cardinality=9),
+    ))  # fmt: skip
+    tower = sf.TwoTowerModel(schema, keras.layers.Dense(2), correction=None).query_tower.encoder
+    least = np.iinfo(np.int64).min
+    encoded = tower.encoded(
+        {"user": tf.constant([2**32 + 1, 1], tf.int64), "seen": tf.constant([[3, 0], [4, least]], tf.int64)}
+    )
+    assert encoded["user/encoded"].numpy().tolist() == [2, 3]  # 2**32 + 1 is nobody, not user 1
+    assert encoded["seen/encoded"].to_list() == [[3, 0], [4]]
 
 
 def test_wrong_raw_input_is_named(trained: sf.TwoTowerModel) -> None:

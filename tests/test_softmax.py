@@ -132,6 +132,13 @@ def test_corrected_logits_in_half_precision_are_float32() -> None:
     assert categorical_crossentropy(logits, tf.constant([0])).numpy().tolist() == [0.0]
 
 
+def test_small_probabilities_survive_a_half_precision_policy() -> None:
+    vectors, probability = tf.eye(2), tf.constant([1e-8, 0.01])
+    half = sf.RetrievalTask(dtype="mixed_float16")(vectors, vectors, candidate_sampling_probability=probability)
+    whole = sf.RetrievalTask()(vectors, vectors, candidate_sampling_probability=probability)
+    assert float(half) == pytest.approx(float(whole), rel=1e-6)
+
+
 def test_in_batch_candidates_are_the_distinct_items_with_the_probability_of_being_there() -> None:
     """The stated probability is the share of batches that hold the item, by many draws."""
     share = np.array([0.6, 0.3, 0.08, 0.02])

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from schemaflow.data.encode import Columns, Lists, concatenate, encoded_dtype, take
-from schemaflow.data.join import Joined, Place, join
-from schemaflow.errors import ConfigError
+from schemaflow.data.join import Joined, join
+from schemaflow.errors import ConfigError, SchemaFlowError
 from schemaflow.schema.feature import encoded_name
 from schemaflow.schema.schema import Schema, as_schema
-from schemaflow.schema.sources import TableLike
+from schemaflow.schema.sources import Place, TableLike
 
-__all__ = ["read_parquet"]
+__all__ = ["data_errors", "read_parquet"]
+
+_raised: list[SchemaFlowError] = []
+"""What the generators raised: TensorFlow passes on only a text, inside an error of its own."""
 
 SHUFFLE_ROWS = 1_000_000
 """Row groups are read in random order and mixed until this many rows are in memory."""
@@ -50,7 +54,8 @@ def read_parquet(
         features: The names of the features to read; all if None.
 
     Raises:
-        DataError: A column is missing or does not fit its feature; it names file, row and value.
+        DataError: A column is missing. A row that does not fit its feature is found when it is read: the model's methods
+            raise a `DataError` then, and iterating by hand a TensorFlow error with the same text.
         SchemaError: The schema still lacks a vocabulary.
 
     Example:
@@ -65,8 +70,10 @@ def read_parquet(
         >>> batch["user_id/encoded"].numpy().tolist(), batch["genres/encoded"].to_list()
         ([4, 8], [[4, 3], []])
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; expected at least 1")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size!r}; expected an integer of at least 1")
+    if features is not None and not features:
+        raise ConfigError("features is empty; name at least one, or leave it out for all")
     schema = as_schema(schema)
     joined = join(path, schema, tables, features)
     seeds = random.Random(seed)
@@ -75,14 +82,34 @@ def read_parquet(
 
     def batches() -> Iterator[dict[str, Any]]:
         generator = np.random.default_rng(seeds.getrandbits(64)) if shuffle else None
-        for batch in _batches(joined, batch_size, generator):
-            if not drop_remainder or len(next(iter(batch.values()))) == batch_size:
-                yield {encoded_name(name): _flat(column) for name, column in batch.items()}
+        try:
+            for batch in _batches(joined, batch_size, generator):
+                if not drop_remainder or len(next(iter(batch.values()))) == batch_size:
+                    yield {encoded_name(name): _flat(column) for name, column in batch.items()}
+        except SchemaFlowError as reason:
+            _raised.append(reason)
+            raise
 
     signature = {encoded_name(feature.name): _signature(schema, feature) for feature in joined.features}
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     dataset = dataset.map(_assemble, num_parallel_calls=1)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
+
+
+@contextmanager
+def data_errors() -> Iterator[None]:
+    """Raise a dataset's own error where TensorFlow raises one about it.
+
+    Raises:
+        DataError: A row that was read inside does not fit its feature.
+    """
+    _raised.clear()
+    try:
+        yield
+    except tf.errors.OpError:
+        if _raised:
+            raise _raised[-1] from None
+        raise
 
 
 def _batches(joined: Joined, size: int, generator: np.random.Generator | None) -> Iterator[Columns]:

@@ -13,6 +13,7 @@ from schemaflow.errors import DataError
 from schemaflow.schema.columns import Column
 from schemaflow.schema.feature import MISSING, OUT_OF_VOCABULARY, RESERVED_ROWS, Feature
 from schemaflow.schema.schema import Schema
+from schemaflow.schema.tags import Tags
 
 __all__ = ["Array", "Columns", "Lists", "concatenate", "encode", "encoded_dtype", "take"]
 
@@ -92,6 +93,13 @@ def encode(schema: Schema, feature: Feature, column: Column) -> Array | Lists:
 
 def _rows(schema: Schema, feature: Feature, column: Column) -> Array:
     vocabulary = schema.vocabulary(feature.table)
+    if feature.has(Tags.ITEM_ID) and column.splits is None:
+        _refuse(
+            feature,
+            column,
+            pc.is_null(column.values),
+            "is missing; an item without an id cannot be learned: fill it in or remove the row",
+        )
     if vocabulary is None:
         limit = schema.rows(feature.table)
         _refuse(
@@ -122,7 +130,9 @@ def _numbers(schema: Schema, feature: Feature, column: Column) -> Array:
     )
     values = column.values.to_numpy(zero_copy_only=False)
     if feature.dtype.startswith("float"):
-        _refuse(feature, column, np.isinf(values), "is infinite; expected a finite number")
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused
+            beyond = np.isinf(values.astype(encoded_dtype(schema, feature)))
+        _refuse(feature, column, beyond, "is infinite or beyond what its dtype holds; expected a finite number")
     if feature.normalize is not None:
         statistics = schema.fitted.statistics[feature.name]
         values = (values.astype(np.float64) - statistics.mean) / statistics.std

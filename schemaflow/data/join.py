@@ -13,12 +13,10 @@ from schemaflow.errors import DataError
 from schemaflow.schema.columns import read_column
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
-from schemaflow.schema.sources import Piece, Source, TableLike, open_source
+from schemaflow.schema.sources import Piece, Place, Source, TableLike, open_source
 from schemaflow.schema.tags import Tags
 
-__all__ = ["Joined", "Place", "join", "read_ids", "read_table", "refuse_repeated"]
-
-Place = tuple[Path | None, int]
+__all__ = ["Joined", "join", "read_ids", "read_table", "refuse_repeated"]
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ def evaluate(
         Why sampled metrics mislead and all candidates are ranked: Krichene & Rendle, "On sampled metrics for item
         recommendation", KDD 2020.
     """
-    if not ks or min(ks) < 1:
-        raise ConfigError(f"ks is {tuple(ks)}; expected cut-offs of at least 1")
+    if isinstance(ks, int) or not ks or not all(isinstance(k, int) and k >= 1 for k in ks):
+        raise ConfigError(f"ks is {ks!r}; expected a list of integers of at least 1")
     schema, sides = model.schema, model.sides
     source, catalogue = open_source(interactions), open_source(candidates)
     identifiers = read_ids(catalogue, sides.item_id)
@@ -145,7 +145,7 @@ def _excluded(users: pa.Array, items: pa.Array, user_of_query: pa.Array, identif
 
 def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Floats | None:
     """Return each candidate's number of interactions, [candidates] float32, where the schema has counted them."""
-    counts = schema.fitted.item_counts
+    counts = schema.fitted.counts.get(item_id.table)
     if counts is None:
         return None
     vocabulary = schema.vocabulary(item_id.table)

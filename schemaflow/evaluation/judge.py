@@ -78,7 +78,8 @@ class Judge:
                 scores, cells[low:high] // self.candidates - start, cells[low:high] % self.candidates
             )
             self._show(scores, shown)
-        row_ranks = np.full(len(self.query), self.candidates + 1)  # a positive that is no candidate comes after all
+        # a positive that is no candidate is beyond every cut-off, even one beyond the catalogue
+        row_ranks = np.full(len(self.query), np.iinfo(np.int64).max)
         row_ranks[found] = ranks[cell_of_row]
         relevant = self._relevant(queries, cells)
         asked = np.flatnonzero(relevant)

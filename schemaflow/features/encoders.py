@@ -15,7 +15,7 @@ from schemaflow.features.tables import EmbeddingOptions, combiner_of, initialize
 from schemaflow.layers.embedding import EmbeddingTable
 from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.schema.columns import missing_value
-from schemaflow.schema.feature import MISSING, OUT_OF_VOCABULARY, PADDING, RESERVED_ROWS, Feature, encoded_name
+from schemaflow.schema.feature import MISSING, OUT_OF_VOCABULARY, RESERVED_ROWS, Feature, encoded_name
 from schemaflow.schema.schema import Schema
 
 __all__ = ["FeatureEncoder", "Tensors", "build_tables", "options_config", "options_from_config", "raw_signature"]
@@ -59,7 +59,9 @@ def options_from_config(config: Mapping[str, Any]) -> EmbeddingOptions:
 def raw_signature(features: Sequence[Feature]) -> dict[str, tf.TensorSpec]:
     """Return the raw inputs of some features for an exported signature: [batch], or [batch, None] padded for a list."""
     return {
-        feature.name: tf.TensorSpec([None] if feature.list is None else [None, None], feature.dtype, name=feature.name)
+        feature.name: tf.TensorSpec(
+            [None] if feature.list is None else [None, None], feature.tensor_dtype, name=feature.name
+        )
         for feature in features
     }
 
@@ -162,35 +164,31 @@ class _Categorical(_Encoder):
 
     def _encode(self, raw: Any) -> Any:
         if self.feature.list is None:
-            return self._rows(raw, MISSING)
+            return self._rows(raw)
+        missing = tf.constant(missing_value(self.feature.dtype), raw.dtype)
         if isinstance(raw, tf.RaggedTensor):
-            rows = raw.with_values(self._rows(raw.values, MISSING))
-        else:  # [batch, length], filled up at the end with what stands for missing
-            rows = tf.RaggedTensor.from_tensor(
-                self._rows(raw, PADDING), padding=PADDING if self.lookup is not None else None
-            )
+            lists = tf.ragged.boolean_mask(raw, raw.with_values(raw.values != missing))
+        else:  # [batch, length], filled up with what stands for missing
+            lists = tf.ragged.boolean_mask(raw, raw != missing)
+        lists = lists.with_values(self._rows(lists.values))
         limit = self.feature.list.max_length
         if limit is None:
-            return rows
+            return lists
         message = f'feature "{self.feature.name}" has more values in a row than its max_length of {limit}'
-        fits = tf.debugging.assert_less_equal(rows.row_lengths(), tf.constant(limit, tf.int64), message)
+        fits = tf.debugging.assert_less_equal(lists.row_lengths(), tf.constant(limit, tf.int64), message)
         with tf.control_dependencies([fits] if fits is not None else []):
-            return rows.with_values(tf.identity(rows.values))
+            return lists.with_values(tf.identity(lists.values))
 
-    def _rows(self, raw: tf.Tensor, missing: int) -> tf.Tensor:
-        if self.lookup is None:
-            limit = self.table.rows
-            message = f'feature "{self.feature.name}" holds an id outside 0 <= id < {limit}, its cardinality'
-            rows = tf.cast(raw, tf.int64)
-            inside = [
-                tf.debugging.assert_non_negative(rows, message),
-                tf.debugging.assert_less(rows, tf.constant(limit, tf.int64), message),
-            ]
-            with tf.control_dependencies([it for it in inside if it is not None]):
-                return tf.identity(rows)
-        keys = raw if self.feature.dtype == "string" else tf.cast(raw, tf.int64)
-        is_missing = keys == tf.constant(missing_value(self.feature.dtype), keys.dtype)
-        return tf.where(is_missing, tf.constant(missing, tf.int64), self.lookup.lookup(keys))
+    def _rows(self, raw: tf.Tensor) -> tf.Tensor:
+        """Return the rows of raw values, both [n]."""
+        if self.lookup is not None:
+            is_missing = raw == tf.constant(missing_value(self.feature.dtype), raw.dtype)
+            return tf.where(is_missing, tf.constant(MISSING, tf.int64), self.lookup.lookup(raw))
+        limit = tf.constant(self.table.rows, tf.int64)
+        message = f'feature "{self.feature.name}" holds an id outside 0 <= id < {self.table.rows}, its cardinality'
+        inside = [tf.debugging.assert_non_negative(raw, message), tf.debugging.assert_less(raw, limit, message)]
+        with tf.control_dependencies([it for it in inside if it is not None]):
+            return tf.identity(raw)
 
     def call(self, rows: Any) -> tf.Tensor:
         vectors = self.table(rows, combiner=self.combiner)  # [batch, dim]
@@ -209,10 +207,9 @@ class _Continuous(_Encoder):
         self.statistics = None if feature.normalize is None else schema.fitted.statistics[feature.name]
 
     def _encode(self, raw: tf.Tensor) -> tf.Tensor:
-        values = tf.cast(raw, tf.float64)
-        if self.feature.dtype.startswith("float"):
-            message = f'feature "{self.feature.name}" is missing or infinite'
-            values = tf.debugging.check_numerics(values, message)
+        missing = tf.constant(missing_value(self.feature.dtype), raw.dtype)
+        values = tf.where(raw == missing, tf.constant(float("nan"), tf.float64), tf.cast(raw, tf.float64))
+        values = tf.debugging.check_numerics(values, f'feature "{self.feature.name}" is missing or infinite')
         if self.statistics is not None:
             values = (values - self.statistics.mean) / self.statistics.std
         return tf.cast(values, tf.float32)
@@ -222,22 +219,21 @@ class _Continuous(_Encoder):
 
 
 def _typed(feature: Feature, raw: Any) -> Any:
-    """Return a raw input as a tensor of the feature's dtype.
+    """Return a raw input as a tensor of its kind: strings, int64 or its float dtype, so that no id is cut short.
 
     Raises:
         ConfigError: It is of another type or rank.
     """
     value = raw if isinstance(raw, tf.RaggedTensor) else tf.convert_to_tensor(raw)
     expected = tf.as_dtype(feature.dtype)
-    compatible = (
+    if not (
         value.dtype == expected
         or (value.dtype.is_integer and expected.is_integer)
         or (value.dtype.is_floating and expected.is_floating)
-    )
-    if not compatible:
+    ):
         raise ConfigError(f'feature "{feature.name}": expected {feature.dtype}, received {value.dtype.name}')
     rank = 1 if feature.list is None else 2
     if value.shape.rank not in (None, rank):
         shape = "[batch]" if rank == 1 else "[batch, length]"
         raise ConfigError(f'feature "{feature.name}": expected the shape {shape}, received {value.shape}')
-    return value if value.dtype == expected else tf.cast(value, expected)
+    return tf.cast(value, tf.int64) if expected.is_integer else value

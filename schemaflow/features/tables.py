@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 from schemaflow.errors import ConfigError, SchemaError, suggest
@@ -56,12 +57,14 @@ class EmbeddingOptions:
     combiner: str = "mean"
 
     def __post_init__(self) -> None:
-        widths = {"embedding_dim_default": self.embedding_dim_default}
+        if not isinstance(self.embedding_dims, (Mapping, type(None))):
+            raise ConfigError(f"embedding_dims is {self.embedding_dims!r}; expected widths by feature")
+        widths: dict[str, Any] = {"embedding_dim_default": self.embedding_dim_default}
         widths |= {f'embedding_dims["{name}"]': dim for name, dim in (self.embedding_dims or {}).items()}
         problems = [
             f"{name} is {dim!r}; expected an integer of at least 1"
             for name, dim in widths.items()
-            if not isinstance(dim, int) or dim < 1
+            if not isinstance(dim, Integral) or dim < 1
         ]
         if self.infer_embedding_sizes_multiplier <= 0:
             problems.append(
@@ -143,7 +146,7 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
         try:
             rows = schema.rows(name)
         except SchemaError as reason:
-            problems += reason.problems
+            problems += [problem for problem in reason.problems if problem not in problems]
             continue
         dim = _dim(domain, rows, options, problems)
         specs[name] = TableSpec(

@@ -1,6 +1,7 @@
 """A stack of dense layers: the body of a tower."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -54,9 +55,11 @@ class MLPBlock(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if isinstance(dimensions, int) or not all(isinstance(it, Integral) and it >= 1 for it in dimensions):
+            raise ConfigError(
+                f"MLPBlock dimensions are {dimensions!r}; expected a list of widths, integers of at least 1"
+            )
         self.dimensions = [int(width) for width in dimensions]
-        if any(width < 1 for width in self.dimensions):
-            raise ConfigError(f"MLPBlock dimensions are {self.dimensions}; expected widths of at least 1")
         if dropout is not None and not 0 <= dropout < 1:
             raise ConfigError(f"MLPBlock dropout is {dropout}; expected 0 <= dropout < 1")
         self.activation = activation
@@ -72,7 +75,7 @@ class MLPBlock(keras.layers.Layer):
             _Step(
                 keras.layers.Dense(
                     width,
-                    activation=activation,
+                    activation=_own_activation(activation),
                     use_bias=use_bias,
                     kernel_initializer=fresh_initializer(kernel_initializer, place),
                     kernel_regularizer=kernel_regularizer,
@@ -195,6 +198,13 @@ def _normalization(wanted: Any, place: int, dtype: Any) -> keras.layers.Layer | 
         return known[wanted](dtype=dtype)
     config = {key: value for key, value in wanted.get_config().items() if key != "name"}
     return wanted.__class__.from_config(reseeded(config, place))
+
+
+def _own_activation(activation: Any) -> Any:
+    """Return the activation; a layer with weights, such as PReLU, as a copy of one's own."""
+    if isinstance(activation, keras.layers.Layer):
+        return activation.__class__.from_config(activation.get_config())
+    return activation
 
 
 def _serialized(value: Any, serialize: Any) -> Any:

@@ -53,60 +53,69 @@ def missing_value(dtype: str) -> str | int | float:
         return float("nan")
     import numpy as np
 
-    return int(np.iinfo(dtype if dtype.startswith("int") else "int64").min)
+    return int(np.iinfo("int64" if dtype.startswith("u") else dtype).min)
 
 
 def read_column(feature: Feature, piece: Piece) -> Column:
     """Return a feature's values in the rows of a piece.
 
-    A null list counts as a list of one missing value. The empty string, the least integer and NaN count as missing, as
-    they do in a raw tensor.
+    The empty string, the least integer and NaN count as missing, as they do in a raw tensor. In a list, what is missing
+    takes no part: a null list is an empty one, and a null within is left out, as padding is.
 
     Raises:
         DataError: The column has another type than the feature, is a list where the feature is not (or the reverse), or
             holds a list that is longer than the feature's `max_length`.
     """
-    import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     chunked = piece.table.column(feature.source)
     array = chunked.combine_chunks() if isinstance(chunked, pa.ChunkedArray) else chunked
     if isinstance(array, pa.ChunkedArray):  # combine_chunks gives chunks back when one array cannot hold them
         array = pa.concat_arrays(array.chunks)
-    is_list = (
-        pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)
-    )
+    is_list = any(is_kind(array.type) for is_kind in _list_kinds())
     if is_list != (feature.list is not None):
         expected = f"lists of {feature.dtype}" if feature.list is not None else f"one {feature.dtype} a row"
-        hint = 'remove "list"' if feature.list is not None else 'add "list: {}" to the feature'
+        hint = 'remove "list" from' if feature.list is not None else 'add "list: {}" to'
         raise DataError(
-            f'{piece.where}: the column "{feature.source}" holds {array.type}, feature "{feature.name}" expects {expected}; {hint}'
+            f'{piece.where}: the column "{feature.source}" holds {array.type}, feature "{feature.name}" expects {expected};'
+            f" {hint} the feature"
         )
-    splits = None
-    if is_list:
-        array = array.cast(pa.large_list(array.type.value_type))
-        if array.null_count:
-            array = pc.coalesce(array, pa.scalar([None], array.type))
-        lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
-        splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        limit = feature.list.max_length if feature.list is not None else None
-        if limit is not None and len(lengths) and lengths.max() > limit:
-            row = int(np.argmax(lengths > limit))
-            raise DataError(
-                f'{piece.where}, row {piece.first_row + row}: feature "{feature.name}" has {lengths[row]} values, more than its max_length of {limit};'
-                " raise max_length or shorten the list"
-            )
-        array = array.flatten()
-    column = Column(array, splits, piece.where, piece.first_row)
-    return Column(_canonical(feature, column), splits, piece.where, piece.first_row)
+    if feature.list is None:
+        return Column(_canonical(feature, array, piece.where), None, piece.where, piece.first_row)
+    return _read_lists(feature, array, piece)
 
 
-def _canonical(feature: Feature, column: Column) -> "pa.Array":
+def _list_kinds() -> list[Any]:
+    from pyarrow import types
+
+    return [types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view]
+
+
+def _read_lists(feature: Feature, array: Any, piece: Piece) -> Column:
+    import numpy as np
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
+    values = _canonical(feature, array.flatten(), piece.where)
+    if values.null_count:
+        row_of = np.repeat(np.arange(len(lengths)), lengths)  # of each value
+        lengths = np.bincount(row_of[values.is_valid().to_numpy(zero_copy_only=False)], minlength=len(lengths))
+        values = values.drop_null()
+    limit = feature.list.max_length if feature.list is not None else None
+    if limit is not None and len(lengths) and lengths.max() > limit:
+        row = int(np.argmax(lengths > limit))
+        raise DataError(
+            f'{piece.where}, row {piece.first_row + row}: feature "{feature.name}" has {lengths[row]} values,'
+            f" more than its max_length of {limit}; raise max_length or shorten the list"
+        )
+    splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Column(values, splits, piece.where, piece.first_row)
+
+
+def _canonical(feature: Feature, array: Any, where: str) -> "pa.Array":
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    array: Any = column.values
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     is_number = pa.types.is_integer(kind) or (feature.dtype.startswith("float") and pa.types.is_floating(kind))
@@ -114,7 +123,7 @@ def _canonical(feature: Feature, column: Column) -> "pa.Array":
         is_string = is_number = True  # a column of nulls alone fits every dtype
     if not (is_string if feature.dtype == "string" else is_number):
         raise DataError(
-            f'{column.where}: the column "{feature.source}" holds {kind}, feature "{feature.name}" expects {feature.dtype}; change one of them'
+            f'{where}: the column "{feature.source}" holds {kind}, feature "{feature.name}" expects {feature.dtype}; change one of them'
         )
     if feature.dtype == "string":
         array = array.cast(pa.large_string())
@@ -123,7 +132,7 @@ def _canonical(feature: Feature, column: Column) -> "pa.Array":
         array = array.cast(feature.dtype.replace("float32", "float64"))
     except pa.ArrowInvalid as reason:
         raise DataError(
-            f'{column.where}: the column "{feature.source}" does not fit dtype {feature.dtype} of feature "{feature.name}": {reason}'
+            f'{where}: the column "{feature.source}" does not fit dtype {feature.dtype} of feature "{feature.name}": {reason}'
         ) from None
     if feature.dtype.startswith("float"):
         return pc.if_else(pc.is_nan(array), None, array)

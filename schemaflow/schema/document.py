@@ -33,6 +33,7 @@ class _Positions:
     def __init__(self, file: str) -> None:
         self.file = file
         self.marks: dict[Location, yaml.Mark] = {}
+        self.seen: set[int] = set()
 
     def prefix(self, location: Location) -> str:
         """Return `file:line:column: ` of the deepest part of `location` that the document holds."""
@@ -138,6 +139,11 @@ def _dump(value: Any, allow_unicode: bool) -> str:
 def _construct(node: yaml.Node, location: Location, positions: _Positions, problems: list[str]) -> Any:
     """Turn a YAML node into Python values, noting where each stands."""
     positions.marks.setdefault(location, node.start_mark)
+    if not isinstance(node, yaml.ScalarNode):
+        if id(node) in positions.seen:  # an alias stands for a node that was there before, maybe for one around it
+            problems.append(f"{positions.prefix(location)}an alias (*name) is not supported; write the value out")
+            return None
+        positions.seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Any, Any] = {}
         for key_node, value_node in node.value:

@@ -46,6 +46,18 @@ class Domain:
             return None
         return pa.array(self.values, pa.large_string() if isinstance(self.values[0], str) else pa.int64())
 
+    def misfit(self, vocabulary: "pa.Array") -> str | None:
+        """Say why a vocabulary that was learned is not this domain's any more, or nothing when it is."""
+        import pyarrow as pa
+
+        kind = pa.large_string() if self.features[0].dtype == "string" else pa.int64()
+        name, rows = self.features[0].name, len(vocabulary) + RESERVED_ROWS
+        if vocabulary.type != kind:
+            return f'feature "{name}" has dtype {self.features[0].dtype}, but a vocabulary of {vocabulary.type} was learned for it; fit the schema again'
+        if self.cardinality is not None and rows > self.cardinality:
+            return f'feature "{name}" has cardinality {self.cardinality}, but its learned vocabulary needs {rows} rows; raise it or fit again'
+        return None
+
     def rows(self, vocabulary: "pa.Array | None") -> int:
         """Return the rows of its table: what the schema asks for, else what the vocabulary needs."""
         if self.cardinality is not None:

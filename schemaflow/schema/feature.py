@@ -1,6 +1,8 @@
 """One feature: what a column holds, and how it enters the model."""
 
+import keyword
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator, model_validator
@@ -33,7 +35,7 @@ COMBINERS = get_args(Combiner)
 """How the vectors of a list become one: their sum divided by n, by 1, by sqrt(n); or the largest of each component."""
 
 RESERVED_NAMES = frozenset(
-    {"k", "exclude", "allow", "where", "identifiers", "scores", "count", "query", "candidate", "score"}
+    {"self", "k", "exclude", "allow", "where", "identifiers", "scores", "count", "query", "candidate", "score"}
 )
 """Words that the exported signatures use for themselves."""
 
@@ -41,10 +43,12 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 Problems = list[str]  # `list` is a key of Feature, so the class cannot say it inside
 
 _SIDES = frozenset({Tags.USER, Tags.ITEM, Tags.CONTEXT})
-_UNSUPPORTED = frozenset({Tags.TEXT, Tags.TOKENIZED, Tags.EMBEDDING})
-_VALUES = frozenset(
-    {Tags.TARGET, Tags.TIME, Tags.WEIGHT, Tags.POSITION, Tags.BIAS, Tags.TEACHER, Tags.ACTION, Tags.EXPLICIT_NEGATIVE}
+_VALUES = frozenset({Tags.TARGET, Tags.TIME})
+_UNSUPPORTED = frozenset(
+    {Tags.TEXT, Tags.TOKENIZED, Tags.EMBEDDING, Tags.POSITION, Tags.BIAS, Tags.WEIGHT, Tags.FILTER, Tags.TEACHER}
+    | {Tags.ACTION, Tags.EXPLICIT_NEGATIVE}
 )
+"""Tags that have a name but that nothing reads yet: refused, not ignored."""
 
 
 def encoded_name(name: str) -> str:
@@ -77,6 +81,12 @@ class EmbeddingSpec(Document):
 
     dim: Annotated[StrictInt, Field(ge=1)] | None = None
     combiner: Combiner | None = None
+
+
+def _fits(value: Any, dtype: str) -> bool:
+    """Tell whether an integer is within a dtype."""
+    bits = int(dtype.lstrip("uint"))
+    return 0 <= value < 2**bits if dtype.startswith("u") else -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
 
 
 def _tuple(value: Any) -> Any:
@@ -148,6 +158,10 @@ class Feature(Document):
             problems.append('is a sequence but not a list; add "list: {max_length: …}"')
         if Tags.ID in self.tags and self.list is not None and Tags.SEQUENCE not in self.tags:
             problems.append("is an id and a list; an id is one value a row: tag it categorical or sequence")
+        if self.domain is not None and not _NAME.fullmatch(self.domain):
+            problems.append(
+                f'has the domain "{self.domain}"; name it in letters, digits and underscores, beginning with a letter'
+            )
         for key in ("cardinality", "vocabulary", "domain", "embedding"):
             if getattr(self, key) is not None and not categorical:
                 problems.append(f'has "{key}" but is not categorical; tag it categorical or remove the key')
@@ -162,7 +176,7 @@ class Feature(Document):
             return [
                 'has a name that is not letters, digits and underscores beginning with a letter; rename it and say "column: <the Parquet name>"'
             ]
-        if self.name in RESERVED_NAMES or self.name.startswith("where_"):
+        if self.name in RESERVED_NAMES or self.name.startswith("where_") or keyword.iskeyword(self.name):
             return [
                 'has a name that the exported signatures use themselves; rename it and say "column: <the Parquet name>"'
             ]
@@ -173,31 +187,36 @@ class Feature(Document):
         if Tags.CONTINUOUS in tags and (others := tags & {Tags.CATEGORICAL, Tags.ID, Tags.SEQUENCE}):
             return [f"is tagged both continuous and {min(others)}; keep one"]
         if others := tags & _UNSUPPORTED:
-            return [f"is tagged {min(others)}, which no encoder supports yet; tag it categorical or continuous"]
+            return [f"is tagged {min(others)}, which nothing reads yet; remove the tag"]
         if tags & _SIDES and self.kind == "value" and not tags & _VALUES:
             return [f"has dtype {self.dtype} and may be a number or a code; tag it continuous or categorical"]
         return []
 
     def _vocabulary_problems(self) -> Problems:
+        if not isinstance(self.vocabulary, tuple):
+            if self.encoding == "vocabulary" and self.cardinality is not None and self.cardinality <= RESERVED_ROWS:
+                return [
+                    f"has cardinality {self.cardinality}, which leaves no row beside the {RESERVED_ROWS} reserved ones"
+                ]
+            return []
         problems = []
-        if isinstance(self.vocabulary, tuple):
-            expected = str if self.dtype == "string" else int
-            wrong = [value for value in self.vocabulary if not isinstance(value, expected)]
-            if wrong:
-                problems.append(
-                    f"has dtype {self.dtype} but {wrong[0]!r} in its vocabulary; write its values as {expected.__name__}"
-                )
-            repeated = [value for value in self.vocabulary if self.vocabulary.count(value) > 1]
-            if repeated:
-                problems.append(f"has {repeated[0]!r} twice in its vocabulary; remove one")
-            if self.cardinality is not None and self.cardinality < len(self.vocabulary) + RESERVED_ROWS:
-                rows = len(self.vocabulary) + RESERVED_ROWS
-                problems.append(
-                    f"has cardinality {self.cardinality}, but its vocabulary and the {RESERVED_ROWS} reserved rows need {rows}"
-                )
-        elif self.encoding == "vocabulary" and self.cardinality is not None and self.cardinality <= RESERVED_ROWS:
+        if not self.vocabulary:
+            problems.append('has an empty vocabulary; list its values, or say "vocabulary: learned"')
+        expected = str if self.dtype == "string" else int
+        if wrong := [value for value in self.vocabulary if not isinstance(value, expected)]:
             problems.append(
-                f"has cardinality {self.cardinality}, which leaves no row beside the {RESERVED_ROWS} reserved ones"
+                f"has dtype {self.dtype} but {wrong[0]!r} in its vocabulary; write its values as {expected.__name__}"
+            )
+        elif expected is int and (beyond := [value for value in self.vocabulary if not _fits(value, self.dtype)]):
+            problems.append(
+                f"has dtype {self.dtype} but {beyond[0]} in its vocabulary, which does not fit; widen the dtype"
+            )
+        if repeated := [value for value, times in Counter(self.vocabulary).items() if times > 1]:
+            problems.append(f"has {repeated[0]!r} twice in its vocabulary; remove one")
+        rows = len(self.vocabulary) + RESERVED_ROWS
+        if self.cardinality is not None and self.cardinality < rows:
+            problems.append(
+                f"has cardinality {self.cardinality}, but its vocabulary and the {RESERVED_ROWS} reserved rows need {rows}"
             )
         return problems
 
@@ -222,6 +241,11 @@ class Feature(Document):
     def source(self) -> str:
         """The name of its Parquet column."""
         return self.column if self.column is not None else self.name
+
+    @property
+    def tensor_dtype(self) -> str:
+        """The dtype of its raw tensors: unsigned ones are int64, where there is room for what stands for missing."""
+        return "int64" if self.dtype.startswith("u") else self.dtype
 
     @property
     def table(self) -> str:

@@ -1,4 +1,4 @@
-"""What a schema learns from data: vocabularies, statistics, item counts; and how that is kept as files."""
+"""What a schema learns from data: vocabularies, statistics, counts of ids; and how that is kept as files."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Fitted", "Statistics"]
 
 _VOCABULARY = "vocabulary."
-_COUNTS = "item_counts.parquet"
+_COUNTS = "counts."
 _STATISTICS = "statistics.json"
 
 
@@ -36,12 +36,13 @@ class Fitted:
     Args:
         vocabularies: Per domain, the values in the order of their rows (large_string or int64, the first is row 3).
         statistics: Per normalised feature.
-        item_counts: Interactions per row of the item id's table, int64, or None where no interactions were seen.
+        counts: Per domain of an id, the interactions that hold each row of its table, int64; without those that no
+            interactions were seen of.
     """
 
     vocabularies: Mapping[str, "pa.Array"] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
-    item_counts: "npt.NDArray[Any] | None" = None
+    counts: Mapping[str, "npt.NDArray[Any]"] = field(default_factory=dict)
 
     def files(self) -> dict[str, bytes]:
         """Return the contents of the files that hold it, by name."""
@@ -49,8 +50,7 @@ class Fitted:
             f"{_VOCABULARY}{domain}.parquet": _to_parquet("value", values)
             for domain, values in self.vocabularies.items()
         }
-        if self.item_counts is not None:
-            files[_COUNTS] = _to_parquet("count", self.item_counts)
+        files |= {f"{_COUNTS}{domain}.parquet": _to_parquet("count", counts) for domain, counts in self.counts.items()}
         if self.statistics:
             statistics = {name: {"mean": it.mean, "std": it.std} for name, it in self.statistics.items()}
             files[_STATISTICS] = json.dumps(statistics, indent=1).encode()
@@ -59,14 +59,16 @@ class Fitted:
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> "Fitted":
         """Read what `files` gave."""
-        vocabularies = {
-            name.removeprefix(_VOCABULARY).removesuffix(".parquet"): _from_parquet(content)
-            for name, content in files.items()
-            if name.startswith(_VOCABULARY)
-        }
+        vocabularies, counts = (
+            {
+                name.removeprefix(kind).removesuffix(".parquet"): _from_parquet(content)
+                for name, content in files.items()
+                if name.startswith(kind)
+            }
+            for kind in (_VOCABULARY, _COUNTS)
+        )
         statistics = {name: Statistics(**it) for name, it in json.loads(files.get(_STATISTICS, b"{}")).items()}
-        counts = _from_parquet(files[_COUNTS]).to_numpy() if _COUNTS in files else None
-        return cls(vocabularies, statistics, counts)
+        return cls(vocabularies, statistics, {domain: column.to_numpy() for domain, column in counts.items()})
 
     def write(self, folder: Path) -> None:
         """Write the files into a folder, in place of those that an earlier fit left there."""
@@ -75,7 +77,7 @@ class Fitted:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         for old in folder.iterdir():
-            if old.name not in files and (old.name.startswith(_VOCABULARY) or old.name in (_COUNTS, _STATISTICS)):
+            if old.name not in files and (old.name.startswith((_VOCABULARY, _COUNTS)) or old.name == _STATISTICS):
                 old.unlink()
 
     @classmethod

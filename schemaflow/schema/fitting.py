@@ -19,60 +19,72 @@ if TYPE_CHECKING:
 
 __all__ = ["fit"]
 
-_CONTEXT = frozenset({Tags.USER, Tags.CONTEXT, Tags.SESSION, Tags.TARGET, Tags.TIME})
+_CONTEXT = frozenset({Tags.USER, Tags.CONTEXT, Tags.SESSION, Tags.TIME})
 
 
-def fit(features: Sequence[Feature], domains: Mapping[str, Domain], sources: Sequence[Source]) -> Fitted:
+def fit(
+    features: Sequence[Feature], domains: Mapping[str, Domain], sources: Sequence[Source], side_tables: Sequence[Source]
+) -> Fitted:
     """Return what the features' columns hold, by one pass over each source.
 
-    Values get their rows by falling number of occurrences, ties by value. Items are counted in the sources that hold the
-    item id beside something of another side (a user, a time, a target): those are interactions.
+    Values get their rows by falling number of occurrences, ties by value. Ids are counted in the interactions: sources,
+    not side tables, that hold the item id and the user id (or, where the schema has none, a context or a time).
+
+    Args:
+        features: Of the schema.
+        domains: Of the schema.
+        sources: Interactions, and other tables in memory.
+        side_tables: Tables with one row for each user or item, whose ids are not interactions.
 
     Raises:
         DataError: A column that is needed is in no source, or does not fit its feature.
         SchemaError: A vocabulary needs more rows than its cardinality.
     """
-    item_id = next((feature for feature in features if feature.has(Tags.ITEM_ID) and feature.list is None), None)
-    learned = {name for name, domain in domains.items() if domain.learned}
-    wanted = [
-        feature
-        for feature in features
-        if feature.table in learned or feature.normalize is not None or feature is item_id
-    ]
+    ids = [it for it in features if it.has(Tags.ID) and it.kind == "categorical" and it.list is None]
+    learned = [it for it in features if it.kind == "categorical" and domains[it.table].learned]
+    normalized = [it for it in features if it.normalize is not None]
+    wanted = [it for it in features if it in learned or it in normalized or it in ids]
+    everything = [*sources, *side_tables]
     problems = [
-        f'feature "{feature.name}" is to be learned, but its column "{feature.source}" is in none of {", ".join(source.name for source in sources)}'
-        for feature in wanted
-        if not any(feature.source in source.columns for source in sources)
+        f'feature "{it.name}" is to be learned, but its column "{it.source}" is in none of '
+        + ", ".join(source.name for source in everything)
+        for it in features
+        if (it in learned or it in normalized) and not any(it.source in source.columns for source in everything)
     ]
     if problems:
         raise DataError(*problems)
     values: dict[str, _Counter] = {}
     moments: dict[str, _Moments] = {}
-    items = _Counter()
-    for source in sources:
-        present = [feature for feature in wanted if feature.source in source.columns]
-        first_here = {feature.name for feature in present if feature.name not in moments}
-        counts_items = item_id in present and any(
-            frozenset(feature.tags) & _CONTEXT and feature.source in source.columns for feature in features
-        )
-        for piece in source.pieces(list(dict.fromkeys(feature.source for feature in present))) if present else ():
+    counts: dict[str, _Counter] = {}
+    for source in everything:
+        present = [it for it in wanted if it.source in source.columns]
+        first_here = {it.name for it in normalized if it.name not in moments}  # one table is enough for a mean
+        counted = ids if source in sources and _holds_interactions(source, features, ids) else []
+        for piece in source.pieces(list(dict.fromkeys(it.source for it in present))) if present else ():
             for feature in present:
                 column = read_column(feature, piece)
-                if feature.normalize is not None:
-                    if feature.name in first_here:  # a side table's rows count once, not once an interaction
-                        moments.setdefault(feature.name, _Moments()).add(column)
-                    continue
-                if feature.table in learned:
+                if feature in learned:
                     values.setdefault(feature.table, _Counter()).add(column)
-                if counts_items and feature is item_id:
-                    items.add(column)
+                if feature in counted:
+                    counts.setdefault(feature.table, _Counter()).add(column)
+                if feature in normalized and feature.name in first_here:
+                    moments.setdefault(feature.name, _Moments()).add(column)
     vocabularies = {name: _vocabulary(domains[name], counter) for name, counter in values.items()}
-    statistics = {name: it.statistics(name) for name, it in moments.items()}
-    counts = None
-    if item_id is not None and items.seen:
-        domain = domains[item_id.table]
-        counts = _row_counts(domain, vocabularies.get(domain.name, domain.inline_values()), items)
-    return Fitted(vocabularies, statistics, counts)
+    return Fitted(
+        vocabularies,
+        {name: it.statistics(name) for name, it in moments.items()},
+        {
+            name: _row_counts(domains[name], vocabularies.get(name, domains[name].inline_values()), counter)
+            for name, counter in counts.items()
+        },
+    )
+
+
+def _holds_interactions(source: Source, features: Sequence[Feature], ids: Sequence[Feature]) -> bool:
+    items = [it for it in ids if it.has(Tags.ITEM)]
+    users = [it for it in ids if it.has(Tags.USER)]
+    others = users or [it for it in features if frozenset(it.tags) & _CONTEXT]
+    return all(any(it.source in source.columns for it in group) for group in (items, others))
 
 
 @dataclass
@@ -80,10 +92,6 @@ class _Counter:
     """Occurrences of each value, gathered piece by piece."""
 
     tables: list["pa.Table"] = field(default_factory=list)
-
-    @property
-    def seen(self) -> bool:
-        return bool(self.tables)
 
     def add(self, column: Column) -> None:
         import pyarrow as pa
@@ -140,6 +148,10 @@ class _Moments:
 def _vocabulary(domain: Domain, counter: _Counter) -> "pa.Array":
     total = counter.total()
     total = total.filter(total["value"].is_valid()).sort_by([("count", "descending"), ("value", "ascending")])
+    if total.num_rows == 0:
+        raise DataError(
+            f'feature "{domain.features[0].name}" has no value in any row, so there is no vocabulary to learn'
+        )
     rows = total.num_rows + RESERVED_ROWS
     if domain.cardinality is not None and rows > domain.cardinality:
         raise SchemaError(
@@ -157,7 +169,11 @@ def _row_counts(domain: Domain, vocabulary: "pa.Array | None", items: _Counter) 
     total = items.total()
     counts = total["count"].to_numpy()
     if vocabulary is None:
-        rows = pc.fill_null(total["value"], -1).to_numpy()
+        if total["value"].null_count:
+            raise DataError(
+                f'feature "{domain.features[0].name}" is missing in some row; ids that are rows themselves cannot be'
+            )
+        rows = total["value"].to_numpy()
         if len(rows) and (rows.min() < 0 or rows.max() >= domain.rows(None)):
             worst = int(rows.min() if rows.min() < 0 else rows.max())
             raise DataError(

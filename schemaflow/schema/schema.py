@@ -17,7 +17,7 @@ from schemaflow.schema.domain import Domain, domains_of
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.fitted import Fitted
 from schemaflow.schema.fitting import fit
-from schemaflow.schema.sources import Source, TableLike, open_source
+from schemaflow.schema.sources import TableLike, open_source
 from schemaflow.schema.tags import Tags
 
 if TYPE_CHECKING:
@@ -53,10 +53,7 @@ class SchemaDocument(Document):
         features = data.get("features") if isinstance(data, dict) else None
         if not isinstance(features, dict):
             return data
-        named = {
-            name: {**spec, "name": name} if isinstance(spec, dict) and "name" not in spec else spec
-            for name, spec in features.items()
-        }
+        named = {name: {**spec, "name": name} if isinstance(spec, dict) else spec for name, spec in features.items()}
         return {**data, "features": named}
 
 
@@ -105,8 +102,14 @@ class Schema:
             if table.key not in names
         ]
         domains, contradictions = domains_of(self.features)
-        if problems or contradictions:
-            raise SchemaError(*problems, *contradictions)
+        problems += contradictions
+        problems += [
+            problem
+            for name, vocabulary in self.fitted.vocabularies.items()
+            if name in domains and (problem := domains[name].misfit(vocabulary))
+        ]
+        if problems:
+            raise SchemaError(*problems)
         object.__setattr__(self, "domains", MappingProxyType(domains))
 
     # -- reading and writing --------------------------------------------------------------------------------------
@@ -123,6 +126,10 @@ class Schema:
             'movielens-100k'
         """
         document, positions = parse(read(path, SchemaError, "schema"), SchemaDocument, SchemaError, str(path))
+        if named := [it for it in document.features if ("features", it, "name") in positions.marks]:
+            raise SchemaError(
+                *(f'{positions.prefix(("features", it, "name"))}unknown key "name" in feature "{it}"' for it in named)
+            )
         fitted = Fitted.read(Path(path).parent / document.fitted) if document.fitted is not None else Fitted()
         try:
             return cls(tuple(document.features.values()), document.name, document.tables, fitted)
@@ -199,14 +206,16 @@ class Schema:
         """
         if not tables:
             raise DataError("Schema.fit needs at least one table: the interactions")
-        sources = [open_source(table) for table in tables]
-        return replace(self, fitted=fit(self.features, self.domains, [*sources, *self._side_sources(sources)]))
-
-    def _side_sources(self, sources: list[Source]) -> list[Source]:
-        folder = next((source.folder for source in sources if source.folder is not None), None)
-        given = {file.resolve() for source in sources for file in source.files}
-        files = [folder / table.file for table in self.tables.values()] if folder is not None else []
-        return [open_source(file) for file in files if file.exists() and file.resolve() not in given]
+        opened = [open_source(table) for table in tables]
+        folder = next((source.folder for source in opened if source.folder is not None), None)
+        declared = [Path(table.file).name for table in self.tables.values()]
+        sides = [source for source in opened if any(file.name in declared for file in source.files)]
+        if folder is not None:
+            given = {file.resolve() for source in opened for file in source.files}
+            files = [folder / table.file for table in self.tables.values()]
+            sides += [open_source(file) for file in files if file.exists() and file.resolve() not in given]
+        sources = [source for source in opened if source not in sides]
+        return replace(self, fitted=fit(self.features, self.domains, sources, sides))
 
     def vocabulary(self, domain: str) -> "pa.Array | None":
         """Return a domain's values in the order of their rows (the first is row 3), or None where rows are ids themselves.

@@ -10,7 +10,7 @@ from schemaflow.errors import DataError, suggest
 if TYPE_CHECKING:  # pyarrow costs more start-up than the whole schema; `schemaflow validate` does without
     import pyarrow as pa
 
-__all__ = ["Piece", "Source", "TableLike", "open_source"]
+__all__ = ["Piece", "Place", "Source", "TableLike", "open_source"]
 
 
 @runtime_checkable
@@ -25,6 +25,29 @@ TableLike = Union[str, Path, "pa.Table", ArrowStream, Mapping[str, Any], "Source
 """What is taken for a table: a Parquet file, a folder of them, or a table in memory."""
 
 
+PIECE_ROWS = 250_000
+"""Small row groups are read together until they hold this many rows: each piece costs a pass over the vocabularies."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Some row groups of one file.
+
+    Args:
+        file: The file; None for a table in memory.
+        groups: The numbers of the row groups.
+        first_row: The number of their first row in the file.
+    """
+
+    file: Path | None
+    groups: tuple[int, ...]
+    first_row: int
+
+    def __str__(self) -> str:
+        first, last = self.groups[0], self.groups[-1]
+        return f"{self.file}, row group {first}" if first == last else f"{self.file}, row groups {first} to {last}"
+
+
 @dataclass(frozen=True)
 class Piece:
     """Some rows of a source.
@@ -32,7 +55,7 @@ class Piece:
     Args:
         table: The rows.
         where: Where they are from, for messages: `train.parquet, row group 3`.
-        first_row: The number of the first of them within that place.
+        first_row: The number of the first of them in the file.
     """
 
     table: "pa.Table"
@@ -63,20 +86,30 @@ class Source:
         """The folder that holds its files, where side tables are looked for."""
         return self.files[0].parent if self.files else None
 
-    def places(self) -> list[tuple[Path | None, int]]:
-        """Return (file, row group) of each piece, in order."""
+    def places(self) -> list[Place]:
+        """Return the place of each piece, in order: row groups of one file, enough of them to be worth a lookup table."""
         if self.table is not None:
-            return [(None, 0)]
-        return [(file, group) for file in self.files for group in range(_open(file).num_row_groups)]
+            return [Place(None, (), 0)]
+        found: list[Place] = []
+        for file in self.files:
+            metadata = _open(file).metadata
+            first = rows = 0
+            groups: list[int] = []
+            for group in range(metadata.num_row_groups):
+                groups.append(group)
+                rows += metadata.row_group(group).num_rows
+                if rows >= PIECE_ROWS or group == metadata.num_row_groups - 1:
+                    found.append(Place(file, tuple(groups), first))
+                    first, rows, groups = first + rows, 0, []
+        return found
 
-    def read(self, place: tuple[Path | None, int], columns: Sequence[str]) -> Piece:
+    def read(self, place: Place, columns: Sequence[str]) -> Piece:
         """Return the piece at a place, with only the columns named."""
-        file, group = place
-        if self.table is not None:
+        if place.file is None:
+            assert self.table is not None
             return Piece(self.table.select(list(columns)), self.name)
-        assert file is not None
-        table = _open(file).read_row_group(group, columns=list(columns), use_threads=False)
-        return Piece(table.select(list(columns)), f"{file}, row group {group}")
+        table = _open(place.file).read_row_groups(list(place.groups), columns=list(columns), use_threads=False)
+        return Piece(table.select(list(columns)), str(place), place.first_row)
 
     def pieces(self, columns: Sequence[str]) -> Iterator[Piece]:
         """Yield every piece, with only the columns named."""
@@ -120,7 +153,7 @@ def _as_arrow(table: Any) -> "pa.Table":
             return pa.table({name: _as_column(values) for name, values in table.items()})
         if type(table).__module__.partition(".")[0] == "pandas":
             return pa.Table.from_pandas(table, preserve_index=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as reason:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as reason:
         raise DataError(f"the table in memory cannot be read: {' '.join(str(reason).split())}") from None
     raise DataError(
         f"expected a Parquet file, a folder of them, a pyarrow, pandas or polars table or a dict of arrays, received {type(table).__name__}"
@@ -141,10 +174,13 @@ def _open_path(path: Path) -> Source:
     opened = [_open(file) for file in files]
     columns = tuple(opened[0].schema_arrow.names)
     for file, other in zip(files, opened, strict=True):
-        if tuple(other.schema_arrow.names) != columns:
+        if set(other.schema_arrow.names) != set(columns):
             raise DataError(
                 f"{file}: its columns are {', '.join(other.schema_arrow.names)}, those of {files[0]} are {', '.join(columns)}"
             )
+    repeated = [name for name in columns if columns.count(name) > 1]
+    if repeated:
+        raise DataError(f'{files[0]}: the column "{repeated[0]}" stands twice; rename one')
     rows = sum(other.metadata.num_rows for other in opened)
     if rows == 0:
         raise DataError(f"{path}: the file holds no rows; expected at least one")

@@ -39,9 +39,9 @@ class RetrievalTask(keras.layers.Layer):
     """
 
     def __init__(self, loss: str | None = None, temperature: float | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if temperature is not None and not temperature > 0:
-            raise ConfigError(f"the temperature is {temperature}; expected a number above 0")
+        super().__init__(autocast=False, **kwargs)  # small probabilities do not fit half precision
+        if temperature is not None and not (isinstance(temperature, (int, float)) and temperature > 0):
+            raise ConfigError(f"the temperature is {temperature!r}; expected a number above 0")
         self.loss = loss
         self.temperature = temperature
         self._loss: Loss = lookup("loss", "categorical_crossentropy" if loss is None else loss)

@@ -38,14 +38,35 @@ def test_items_are_counted_in_interactions_alone() -> None:
     items = {"item": ["d", "b", "a", "c"], "genres": [["x"], ["x", "y"], None, []]}
     fitted = sf.Schema((USER, ITEM, GENRES)).fit(EVENTS, items)
     assert fitted.vocabulary("item").to_pylist() == ["b", "a", "c", "d"]
-    assert fitted.fitted.item_counts.tolist() == [0, 0, 0, 2, 1, 1, 0]
+    assert fitted.fitted.counts["item"].tolist() == [0, 0, 0, 2, 1, 1, 0]
     assert fitted.vocabulary("genres").to_pylist() == ["x", "y"]
+
+
+def test_a_table_of_items_with_a_rating_is_no_interaction(tmp_path: Path) -> None:
+    rating = feature("rating", ["target", "regression"], "float32")
+    tables = {
+        "items": sf.schema.SideTable(file="items.parquet", key="item"),
+        "users": sf.schema.SideTable(file="users.parquet", key="user"),
+    }
+    pq.write_table(pa.table(EVENTS), tmp_path / "events.parquet")
+    pq.write_table(pa.table({"item": ["a", "b", "c"], "rating": [3.5, 4.0, 1.0]}), tmp_path / "items.parquet")
+    pq.write_table(
+        pa.table({"user": ["u", "v", "w"], "item": ["a", "a", "a"]}), tmp_path / "users.parquet"
+    )  # a favourite
+    schema = sf.Schema((USER, ITEM, rating), tables=tables)
+    for tables_given in ([tmp_path / "events.parquet"], [tmp_path / "events.parquet", tmp_path / "items.parquet"]):
+        fitted = schema.fit(*tables_given).fitted
+        assert fitted.counts["item"].tolist()[3:] == [1, 2, 1]  # a, b, c: the favourites put a's row first
+        assert fitted.counts["user"].sum() == 4
+    assert (
+        sf.Schema((USER, ITEM, rating)).fit(EVENTS, {"item": ["a"], "rating": [1.0]}).fitted.counts["item"].sum() == 4
+    )
 
 
 def test_integer_ids_that_are_rows_are_counted_too() -> None:
     item = feature("item", ["item", "id"], "int64", cardinality=5)
     fitted = sf.Schema((USER, item)).fit({"user": ["u", "u", "v"], "item": [4, 0, 4]})
-    assert fitted.fitted.item_counts.tolist() == [1, 0, 0, 0, 2]
+    assert fitted.fitted.counts["item"].tolist() == [1, 0, 0, 0, 2]
     with pytest.raises(DataError, match="holds the id 5; expected 0 <= id < 5"):
         sf.Schema((USER, item)).fit({"user": ["u"], "item": [5]})
 
@@ -65,13 +86,13 @@ def test_side_tables_beside_the_interactions_are_read(tmp_path: Path) -> None:
 def test_row_groups_and_files_are_one_table(tmp_path: Path) -> None:
     pq.write_table(pa.table(EVENTS), tmp_path / "a.parquet", row_group_size=1)
     pq.write_table(pa.table(EVENTS), tmp_path / "b.parquet", row_group_size=3)
-    assert sf.Schema((USER, ITEM)).fit(tmp_path).fitted.item_counts.tolist() == [0, 0, 0, 4, 2, 2]
+    assert sf.Schema((USER, ITEM)).fit(tmp_path).fitted.counts["item"].tolist() == [0, 0, 0, 4, 2, 2]
 
 
 def test_missing_and_empty_strings_are_no_values() -> None:
     fitted = sf.Schema((USER, ITEM)).fit({"user": ["u", None, ""], "item": ["a", "a", None]})
     assert fitted.vocabulary("user").to_pylist() == ["u"]
-    assert fitted.fitted.item_counts.tolist() == [0, 1, 0, 2]
+    assert fitted.fitted.counts["item"].tolist() == [0, 1, 0, 2]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +104,8 @@ def test_missing_and_empty_strings_are_no_values() -> None:
         ((AGE,), {"age": pa.array([None, None], pa.int32())}, DataError, "has no value in any row"),
         ((AGE,), {"age": ["x"]}, DataError, 'the column "age" holds string, feature "age" expects int32'),
         ((AGE,), {"age": [2**40, 1]}, DataError, 'does not fit dtype int32 of feature "age"'),
+        ((ITEM,), {"item": pa.array([None], pa.string())}, DataError, "no vocabulary to learn"),
+        ((feature("item", ["item", "id"], "int64", cardinality=4), USER), {"user": ["u"], "item": [4]}, DataError, "holds the id 4; expected 0 <= id < 4"),
         ((ITEM,), {"item": [1]}, DataError, 'the column "item" holds int64, feature "item" expects string'),
         ((ITEM,), {"item": [["a"]]}, DataError, 'expects one string a row; add "list: {}"'),
         ((GENRES,), {"genres": ["a"]}, DataError, 'expects lists of string; remove "list"'),

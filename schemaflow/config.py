@@ -5,21 +5,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from schemaflow.errors import ConfigError
 from schemaflow.features.tables import EmbeddingOptions
-from schemaflow.schema.document import Document, holds_mapping, parse, read
+from schemaflow.schema.document import Document, Version, as_tuple, holds_mapping, parse, read
 from schemaflow.schema.feature import Combiner
 
 __all__ = ["DATA_VARIABLE", "RunConfig"]
 
 DATA_VARIABLE = "SCHEMAFLOW_DATA"
 """The environment variable that names the folder of data folders."""
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _float(value: Any) -> Any:
@@ -30,10 +35,23 @@ def _float(value: Any) -> Any:
         return value
 
 
+def _initializers(value: Any) -> Any:
+    """Take the name of an initializer, or names by feature."""
+    names = list(value.values()) if isinstance(value, dict) else [value]
+    if value is None or all(isinstance(name, str) for name in names):
+        return value
+    raise ConfigError(
+        f'"embeddings_initializers": expected the name of a Keras initializer, or names by feature, received {value!r}'
+    )
+
+
 Count = Annotated[StrictInt, Field(ge=1)]
-Names = Annotated[tuple[StrictStr, ...], BeforeValidator(_tuple)]
-Number = Annotated[float, BeforeValidator(_float)]
-Positive = Annotated[float, BeforeValidator(_float), Field(gt=0)]
+Names = Annotated[tuple[StrictStr, ...], BeforeValidator(as_tuple)]
+Finite = Field(allow_inf_nan=False)
+Positive = Annotated[float, BeforeValidator(_float), Field(gt=0), Finite]
+NotNegative = Annotated[float, BeforeValidator(_float), Field(ge=0), Finite]
+Fraction = Annotated[float, BeforeValidator(_float), Field(gt=0, lt=1)]
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 
 
 class DataConfig(Document):
@@ -63,8 +81,8 @@ class SplitConfig(Document):
     """
 
     kind: Literal["random", "time"] = "random"
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    seed: StrictInt = 42
+    test_fraction: Fraction = 0.2
+    seed: Seed = 42
 
 
 class TowerConfig(Document):
@@ -79,7 +97,7 @@ class TowerConfig(Document):
         residual: Add each hidden layer's input to its output.
     """
 
-    dimensions: Annotated[tuple[Count, ...], BeforeValidator(_tuple)] = (128, 64)
+    dimensions: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] = (128, 64)
     activation: StrictStr = "relu"
     final_activation: StrictStr | None = None
     dropout: Annotated[float, BeforeValidator(_float), Field(ge=0, lt=1)] | None = None
@@ -113,8 +131,8 @@ class EmbeddingConfig(Document):
     infer_embedding_sizes: StrictBool = False
     infer_embedding_sizes_multiplier: Positive = 2.0
     infer_embeddings_ensure_dim_multiple_of_8: StrictBool = False
-    embeddings_initializers: StrictStr | Mapping[str, StrictStr] | None = None
-    embeddings_l2_reg: Annotated[float, BeforeValidator(_float), Field(ge=0)] = 0.0
+    embeddings_initializers: Annotated[Any, PlainValidator(_initializers)] = None
+    embeddings_l2_reg: NotNegative = 0.0
     combiner: Combiner = "mean"
 
     def options(self) -> EmbeddingOptions:
@@ -143,7 +161,7 @@ class EvaluationConfig(Document):
         ks: The cut-offs.
     """
 
-    ks: Annotated[tuple[Count, ...], BeforeValidator(_tuple), Field(min_length=1)] = (10, 50, 100)
+    ks: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (10, 50, 100)
 
 
 class RunConfig(Document):
@@ -168,7 +186,7 @@ class RunConfig(Document):
         3
     """
 
-    version: Literal[1] = 1
+    version: Version = 1
     schema_path: StrictStr = Field(alias="schema")
     features: Annotated[Names, Field(min_length=1)] | None = None
     data: DataConfig = DataConfig()
@@ -178,7 +196,7 @@ class RunConfig(Document):
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: Count = 10
     batch_size: Count = 512
-    seed: StrictInt = 0
+    seed: Seed = 0
     evaluation: EvaluationConfig = EvaluationConfig()
 
     _folder: Path = PrivateAttr(default=Path())
@@ -213,16 +231,19 @@ class RunConfig(Document):
         """Return the folder that holds the interactions.
 
         Args:
-            data: What `--data` gave: that folder, or the one above `data.folder`.
+            data: What `--data` gave: that folder, or the one above `data.folder`. Without it, `data.folder` is looked
+                for in `$SCHEMAFLOW_DATA` and in the run file's own folder.
 
         Raises:
             ConfigError: There is none.
         """
         below = os.environ.get(DATA_VARIABLE)
-        roots = [Path(data)] if data is not None else [*([Path(below)] if below else []), self._folder]
-        tried = list(dict.fromkeys(folder for root in roots for folder in (root / self.data.folder, root)))
+        if data is not None:
+            tried = [Path(data) / self.data.folder, Path(data)]
+        else:
+            tried = [root / self.data.folder for root in ([Path(below)] if below else []) + [self._folder]]
         for folder in tried:
             if (folder / self.data.interactions).exists():
                 return folder
-        files = " nor ".join(str(folder / self.data.interactions) for folder in tried)
+        files = " nor ".join(dict.fromkeys(str(folder / self.data.interactions) for folder in tried))
         raise ConfigError(f"there is no {files}; name the folder that holds the data with --data or ${DATA_VARIABLE}")

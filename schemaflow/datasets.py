@@ -86,7 +86,12 @@ def synthetic(
             f"{users} users, {items} items, {interactions} interactions; expected at least 2, 20 and 5 for each user"
         )
     data = DataFolder(Path(folder))
-    data.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        data.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise ConfigError(
+            f"{data.folder}: no data can be written there: {reason.strerror}; name another folder"
+        ) from None
     rng = np.random.default_rng(seed)
     directions = rng.normal(size=(len(GENRES), 8))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 """Bundles: a directory that holds a served recommender, and the recommender read back from it.
 
 bundle/
-manifest.json    format, versions, the schema's fingerprint, signatures
+manifest.json    format, versions, the schema's fingerprint, the query features
 schema.yaml      and schema.fitted/, the vocabularies
 model/           the SavedModel: both towers and the index, on raw features
 """
@@ -29,7 +29,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.towers import Tower
 
-__all__ = ["Recommendations", "Recommender", "export"]
+__all__ = ["Recommendations", "Recommender", "check_target", "export"]
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -177,8 +177,29 @@ class Recommender:
         if wrong := [it for row in lists for it in row if not isinstance(it, kind)]:
             expected = "strings" if dtype == tf.string else "integers"
             raise ConfigError(f"exclude holds {wrong[0]!r}; expected item ids, {expected}")
+        if beyond := [it for row in lists for it in row if dtype == tf.int64 and not -(2**63) <= it < 2**63]:
+            raise ConfigError(f"exclude holds {beyond[0]}, which is beyond int64; expected item ids")
         width = max(map(len, lists), default=0)
         return tf.constant([row + [fill] * (width - len(row)) for row in lists], dtype, [rows, width])
+
+
+def check_target(path: str | Path) -> Path:
+    """Return the folder to write a bundle to, its parents made.
+
+    Raises:
+        BundleError: There is something at `path` that is no bundle, or nothing can be written there.
+    """
+    folder = Path(path)
+    try:
+        if folder.exists() and not (folder / _MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BundleError(f"{folder}: there is something there that is no bundle; name another folder or remove it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        probe = folder.parent / f".{folder.name}.{os.getpid()}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as reason:
+        raise BundleError(f"{folder}: no bundle can be written there: {reason.strerror}; name another folder") from None
+    return folder
 
 
 def export(path: str | Path, schema: Schema, query_tower: Tower, item_tower: Tower, index: BruteForce) -> Recommender:
@@ -190,10 +211,7 @@ def export(path: str | Path, schema: Schema, query_tower: Tower, item_tower: Tow
     Raises:
         BundleError: There is something else at `path`.
     """
-    folder = Path(path)
-    if folder.exists() and not (folder / _MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BundleError(f"{folder}: there is something there that is no bundle; name another folder or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = check_target(path)
     temporary = folder.parent / f".{folder.name}.{os.getpid()}"
     try:
         served = _Served(query_tower, item_tower, index)
@@ -203,7 +221,6 @@ def export(path: str | Path, schema: Schema, query_tower: Tower, item_tower: Tow
             "format": FORMAT,
             "schema": schema.fingerprint,
             "query_features": [feature.name for feature in query_tower.features],
-            "item_features": [feature.name for feature in item_tower.features],
             "k": index.k,
             "versions": {"schemaflow": version("schemaflow"), "tensorflow": tf.__version__, "keras": keras.__version__},
         }

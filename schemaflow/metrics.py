@@ -67,7 +67,7 @@ def query_metrics(ranks: Ints, relevant: Ints, query: Ints, queries: int, ks: Se
     ranks, query = ranks[order], query[order]
     start = np.searchsorted(query, np.arange(queries))
     nth = np.arange(len(ranks)) - start[query] + 1  # the positive at ranks[j] is its query's nth best, [p]
-    largest = max(ks)
+    largest = min(max(ks), int(relevant.max(initial=1)))
     ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, largest + 2)))])  # [largest + 1]
     result: dict[str, Floats] = {}
     for k in ks:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from schemaflow.data.dataset import data_errors, read_parquet
 from schemaflow.data.encode import Array
 from schemaflow.data.join import read_ids, refuse_repeated
-from schemaflow.errors import ConfigError, SchemaError, suggest
+from schemaflow.errors import ConfigError, DataError, SchemaError, suggest
 from schemaflow.export import Recommender, export
 from schemaflow.features.encoders import Tensors, build_tables, options_config, options_from_config
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
@@ -316,6 +316,10 @@ class TwoTowerModel(keras.Model):
         ids = read_ids(source, self.sides.item_id)
         refuse_repeated(ids, self.sides.item_id, source)
         vectors = self.candidate_embeddings(source, tables=tables)
+        if not np.isfinite(vectors).all():
+            raise DataError(
+                "the items' vectors are not finite: the training diverged; lower the learning rate and train again"
+            )
         return BruteForce(query_model=self.query_tower, k=k).index(vectors, ids.to_numpy(zero_copy_only=False))
 
     def export(

@@ -9,13 +9,15 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemaflow.config import RunConfig, TowerConfig
+from schemaflow.data.join import read_ids, read_table
 from schemaflow.errors import ConfigError, DataError
-from schemaflow.evaluation import Report, evaluate
-from schemaflow.export import Recommender
+from schemaflow.evaluation import NothingToFindError, Report, evaluate
+from schemaflow.export import Recommender, check_target
 from schemaflow.layers.mlp import MLPBlock
 from schemaflow.models import TwoTowerModel
 from schemaflow.schema.feature import Feature
@@ -65,22 +67,22 @@ def train(
     Raises:
         SchemaFlowError: The configuration, the schema or the data is wrong; one line for each mistake.
     """
-    schema = Schema.from_yaml(config.schema_file)
-    if config.features is not None:
-        schema = schema.select_by_name(config.features)
+    if out is not None:
+        check_target(out)  # before minutes of training, not after
+    whole = Schema.from_yaml(config.schema_file)
+    schema = whole if config.features is None else whole.select_by_name(config.features)
     item_id = sides_of(schema).item_id
     folder = config.data_folder(data)
     interactions = open_source(folder / config.data.interactions)
-    training, test = _split(config, folder, interactions)
+    training, test = _split(config, whole, folder, interactions)
     candidates = _candidates(config, schema, item_id, folder, interactions)
     say(f"{training.rows:,} interactions to train on, {test.rows:,} to test, {candidates.rows:,} candidates")
 
     side_tables = [
         open_source(folder / table.file) for table in schema.tables.values() if (folder / table.file).exists()
     ]
-    extra = (
-        [candidates] if candidates.table is None and not any(it.files == candidates.files for it in side_tables) else []
-    )
+    known = {file for source in side_tables for file in source.files}
+    extra = [candidates] if candidates.files and not known.issuperset(candidates.files) else []
     schema = schema.fit(training, *side_tables, *extra)
     model = _model(config, schema)
     model.compile(optimizer=_optimizer(config, -(-training.rows // config.batch_size)))
@@ -96,8 +98,12 @@ def train(
     say("evaluating")
     ks = config.evaluation.ks
     report = evaluate(model, test, candidates, ks=ks, tables=folder)
-    knows_users = any(feature.has(Tags.USER_ID) for feature in schema)
-    unseen = evaluate(model, test, candidates, ks=ks, exclude=training, tables=folder) if knows_users else None
+    unseen = None
+    if any(feature.has(Tags.USER_ID) for feature in schema):
+        try:
+            unseen = evaluate(model, test, candidates, ks=ks, exclude=training, tables=folder)
+        except NothingToFindError as reason:  # the run is still worth its bundle
+            say(str(reason))
     recommender = None
     if out is not None:
         say(f"exporting to {out}")
@@ -115,23 +121,14 @@ def recommend_in_fresh_process(bundle: str | Path, features: dict[str, str], k: 
     return done.stdout
 
 
-def _split(config: RunConfig, folder: Path, interactions: Source) -> tuple[Source, Source]:
+def _split(config: RunConfig, schema: Schema, folder: Path, interactions: Source) -> tuple[Source, Source]:
     if config.data.test is not None:
         return interactions, open_source(folder / config.data.test)
     table = _in_memory(interactions)
     if config.split.kind == "random":
         order = np.random.default_rng(config.split.seed).permutation(table.num_rows)
     else:
-        times = [feature for feature in Schema.from_yaml(config.schema_file) if feature.has(Tags.TIME)]
-        if len(times) != 1:
-            raise ConfigError(f"split by time needs one feature tagged time; {config.schema_file} has {len(times)}")
-        interactions.require(times[0].source, f'feature "{times[0].name}", which the split goes by,')
-        if table[times[0].source].null_count:
-            raise DataError(
-                f'{interactions.name}: {table[times[0].source].null_count} of {table.num_rows} rows have no "{times[0].source}",'
-                " which the split goes by; fill it in, or split at random"
-            )
-        order = pc.sort_indices(table, sort_keys=[(times[0].source, "ascending")]).to_numpy()
+        order = np.argsort(_times(config, schema, interactions), kind="stable")
     rows = round(table.num_rows * (1 - config.split.test_fraction))
     if not 0 < rows < table.num_rows:
         raise DataError(
@@ -139,10 +136,21 @@ def _split(config: RunConfig, folder: Path, interactions: Source) -> tuple[Sourc
         )
     parts = (("the training part of", order[:rows]), ("the test part of", order[rows:]))
     training, test = (
-        Source(f"{part} {interactions.name}", interactions.columns, len(index), table=table.take(pa.array(index)))
+        Source(f"{part} {interactions.name}", interactions.columns, len(index), table=table.take(index), numbers=index)
         for part, index in parts
     )
     return training, test
+
+
+def _times(config: RunConfig, schema: Schema, interactions: Source) -> npt.NDArray[Any]:
+    """Return the time of each interaction, read as the schema says."""
+    features = [feature for feature in schema if feature.has(Tags.TIME)]
+    if len(features) != 1:
+        raise ConfigError(f"split by time needs one feature tagged time; {config.schema_file} has {len(features)}")
+    interactions.require(features[0].source, f'feature "{features[0].name}", which the split goes by,')
+    times = read_table(interactions, schema, names=[features[0].name])[features[0].name]
+    assert isinstance(times, np.ndarray), "a time is one value a row"
+    return times
 
 
 def _in_memory(source: Source) -> pa.Table:
@@ -156,14 +164,10 @@ def _candidates(config: RunConfig, schema: Schema, item_id: Feature, folder: Pat
     own = next((folder / table.file for table in schema.tables.values() if table.key == item_id.name), None)
     if own is not None and own.exists():
         return open_source(own)
-    interactions.require(item_id.source, f'feature "{item_id.name}"')
-    table = _in_memory(interactions)
-    _, first = np.unique(
-        pc.dictionary_encode(table[item_id.source].combine_chunks()).indices.to_numpy(), return_index=True
-    )
-    return Source(
-        f"the items of {interactions.name}", interactions.columns, len(first), table=table.take(pa.array(first))
-    )
+    ids = read_ids(interactions, item_id)
+    first = np.unique(pc.dictionary_encode(ids).indices.to_numpy(), return_index=True)[1]
+    table = _in_memory(interactions).take(first)
+    return Source(f"the items of {interactions.name}", interactions.columns, len(first), table=table, numbers=first)
 
 
 def _model(config: RunConfig, schema: Schema) -> TwoTowerModel:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,6 +93,9 @@ def test_the_data_folder_comes_from_the_option_or_the_environment(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCHEMAFLOW_DATA", str(workplace))
         assert config.data_folder() == workplace / "data"
+        patch.setenv("SCHEMAFLOW_DATA", str(workplace / "data"))  # the root of data folders, not the folder itself
+        with pytest.raises(ConfigError, match="name the folder that holds the data"):
+            config.data_folder()
         patch.setenv("SCHEMAFLOW_DATA", str(elsewhere))  # where it is not, the run file's own folder is looked in
         own = sf.RunConfig.from_yaml(workplace / "shop.run.yaml")
         assert own.data_folder() == workplace / "data"
@@ -124,18 +128,137 @@ def test_a_test_file_of_its_own_is_used(workplace: Path) -> None:
     table = pq.read_table(workplace / "data" / "interactions.parquet")
     pq.write_table(table.slice(0, 40), workplace / "data" / "held_out.parquet")
     text = RUN.replace("data: {folder: data}", "data: {folder: data, test: held_out.parquet}")
-    (workplace / "own.run.yaml").write_text(
-        text.replace("split: {kind: time, test_fraction: 0.25}\n", ""), encoding="utf-8"
-    )
-    done = schemaflow("train", "own.run.yaml", cwd=workplace)
-    assert done.returncode == 1  # every held-out interaction is one of the training
-    assert "no positive is left to find: all 40 are also in exclude" in done.stderr
+    alone = text.replace("split: {kind: time, test_fraction: 0.25}\n", "")
+    (workplace / "own.run.yaml").write_text(alone, encoding="utf-8")
+    done = schemaflow("train", "own.run.yaml", "--out", "bundle", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert f"{table.num_rows} interactions to train on, 40 to test" in done.stdout
+    # every held-out interaction is one of the training: the run keeps its first report and its bundle
+    assert "no positive is left to find: all 40 are also in exclude" in done.stdout
+    assert (workplace / "bundle" / "manifest.json").exists()
     (workplace / "both.run.yaml").write_text(text, encoding="utf-8")
     both = schemaflow("train", "both.run.yaml", cwd=workplace)
     assert (both.returncode, both.stderr) == (
         1,
         'both.run.yaml:1:1: both "data.test" and "split" are given; keep one\n',
     )
+
+
+def test_the_bundles_folder_is_looked_at_before_training(workplace: Path) -> None:
+    for target, message in [
+        ("data", "there is something there that is no bundle"),
+        ("shop.run.yaml/x", "no bundle can be written there"),
+    ]:
+        done = schemaflow("train", "shop.run.yaml", "--out", target, cwd=workplace)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert message in done.stderr
+        assert "training" not in done.stdout
+
+
+def test_the_demo_uses_its_own_data_whatever_the_environment(tmp_path: Path, data: sf.datasets.DataFolder) -> None:
+    small = ("--users", 40, "--items", 30, "--interactions", 500, "--epochs", 1)
+    done = schemaflow("demo", tmp_path / "demo", *small, SCHEMAFLOW_DATA=str(data.folder))
+    assert done.returncode == 0, done.stderr
+    assert "30 candidates" in done.stdout
+    (tmp_path / "file").write_text("")
+    assert "no data can be written there" in schemaflow("demo", tmp_path / "file", *small).stderr
+
+
+def test_a_run_that_diverges_exports_nothing(workplace: Path) -> None:
+    text = RUN.replace("name: adagrad, learning_rate: 0.1", "name: sgd, learning_rate: 1e30").replace(
+        ", l2_normalize: true", ""
+    )
+    (workplace / "shop.run.yaml").write_text(text, encoding="utf-8")
+    done = schemaflow("train", "shop.run.yaml", "--out", "bundle", cwd=workplace)
+    assert done.returncode == 1
+    assert "the model's vectors are not finite: its training diverged" in done.stderr
+    assert not (workplace / "bundle").exists()
+
+
+def test_ids_are_printed_as_they_are(workplace: Path) -> None:
+    names = ["[red]x", "a[/]b", "y" * 150]
+    table = {"user_id": ["u", "v", "w", "u"], "item_id": [*names, names[1]]}
+    model = sf.TwoTowerModel(
+        sf.Schema((
+            sf.Feature(name="user_id", dtype="string", tags=("user", "id"), vocabulary="learned"),
+            sf.Feature(name="item_id", dtype="string", tags=("item", "id"), vocabulary="learned"),
+        )).fit(table),
+        sf.MLPBlock([2]),
+    )  # fmt: skip
+    model.export(workplace / "bundle", {"item_id": names})
+    done = schemaflow("recommend", "bundle", "user_id=u", cwd=workplace, COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert names[0] in done.stdout
+    assert names[1] in done.stdout
+    assert done.stdout.count("y") >= 150
+    twice = schemaflow("recommend", "bundle", "user_id=u", "user_id=v", cwd=workplace)
+    assert 'feature "user_id" is given twice' in twice.stderr
+
+
+def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noqa: PLR0915 - a line for each key
+    """Each key, changed alone, changes what it names: the split, the model or the optimizer."""
+    from schemaflow import workflows
+    from schemaflow.schema.sources import open_source
+
+    def build(old: str = "", new: str = "") -> tuple[sf.TwoTowerModel, Any, list[int], list[int]]:
+        assert old in RUN
+        (workplace / "it.run.yaml").write_text(RUN.replace(old, new) if old else RUN, encoding="utf-8")
+        config = sf.RunConfig.from_yaml(workplace / "it.run.yaml")
+        schema = sf.Schema.from_yaml(config.schema_file)
+        source = open_source(workplace / "data" / "interactions.parquet")
+        train, test = workflows._split(config, schema, workplace / "data", source)
+        fitted = schema.select_by_name(config.features).fit(train, workplace / "data" / "items.parquet")
+        model = workflows._model(config, fitted)
+        times = [part.table["timestamp"].to_pylist() for part in (train, test)]
+        return model, workflows._optimizer(config, 10), *times
+
+    model, optimizer, early, late = build()
+    assert max(early) <= min(late)
+    assert len(late) == pytest.approx(0.25 * (len(early) + len(late)), abs=1)
+    assert type(optimizer).__name__ == "Adagrad"
+    assert float(optimizer.learning_rate) == pytest.approx(0.1)
+    assert model.query_tower.block.dimensions == [8]
+    assert model.item_tower.block.dimensions == [8, 8]
+    assert model.query_tower.block.normalization == "layer_norm"
+    assert model.task.temperature == 0.2
+    assert isinstance(model.query_tower.post[-1], sf.L2Norm)
+    assert model._share is not None
+    options = model.embedding_options
+    assert (options.infer_embedding_sizes, options.embeddings_l2_reg) == (True, 1e-4)
+    genres = next(it for it in model.item_tower.encoder.encoders if it.feature.name == "genres")
+    assert (genres.table.embeddings.numpy() == 1).all()
+    assert genres.combiner == "mean"
+
+    shuffled = build("kind: time", "kind: random")
+    assert max(shuffled[2]) > min(shuffled[3])
+    assert build("kind: time", "kind: random, seed: 1")[3] != shuffled[3]
+    assert build("l2_normalize: true", "correction: null")[0]._share is None
+    cosine = build("schedule: constant", "schedule: cosine")[1]
+    assert float(cosine.learning_rate) == pytest.approx(0.1)
+    cosine.iterations.assign(10)  # the last step of the run
+    assert float(cosine.learning_rate) == pytest.approx(0.0, abs=1e-6)
+    sized = build("infer_embedding_sizes: true", "embedding_dim_default: 5, combiner: max")[0]
+    assert [it.table.dim for it in sized.item_tower.encoder.encoders] == [5, 5]
+    assert sized.item_tower.encoder.encoders[1].combiner == "max"
+    named = build("infer_embedding_sizes: true", "embedding_dims: {user_id: 3}")[0]
+    assert named.query_tower.encoder.encoders[0].table.dim == 3
+    block = build(
+        "dimensions: [8], normalization: layer_norm",
+        "dimensions: [8, 8], activation: tanh, final_activation: gelu, dropout: 0.5, residual: true",
+    )
+    steps = block[0].query_tower.block.steps
+    assert [step.dense.activation.__name__ for step in steps] == ["tanh", "gelu"]
+    assert [step.residual for step in steps] == [True, False]
+    assert steps[0].dropout.rate == 0.5
+    first, same, other = (
+        it.query_tower.encoder.encoders[0].table.embeddings.numpy()
+        for it in (build()[0], build()[0], build("seed: 3", "seed: 4")[0])
+    )
+    assert (first == same).all()
+    assert not (first == other).all()
+    copied = build(", item: {dimensions: [8, 8]}", "")[0]
+    assert copied.item_tower.block.dimensions == [8]
 
 
 def test_a_split_by_time_needs_every_time(workplace: Path) -> None:
@@ -145,7 +268,14 @@ def test_a_split_by_time_needs_every_time(workplace: Path) -> None:
     pq.write_table(table.set_column(2, "timestamp", pa.array([None, *times[1:]], pa.int64())), events)
     done = schemaflow("train", "shop.run.yaml", cwd=workplace)
     assert done.returncode == 1
-    assert f'1 of {len(times)} rows have no "timestamp", which the split goes by' in done.stderr
+    assert 'row 0: feature "timestamp" is missing' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    as_text = table.set_column(2, "timestamp", pa.array([str(time) for time in times]))
+    pq.write_table(as_text, events)  # whose order would be that of its letters
+    assert (
+        'the column "timestamp" holds string, feature "timestamp" expects int64'
+        in schemaflow("train", "shop.run.yaml", cwd=workplace).stderr
+    )
 
 
 def test_a_bad_row_met_in_training_is_one_line(workplace: Path) -> None:
@@ -185,6 +315,13 @@ def test_describe_says_how_to_learn_what_is_open(workplace: Path) -> None:
         ({"name: adagrad": "name: adagrat"}, 'received "adagrat"; did you mean "adagrad"?'),
         ({"learning_rate: 0.1": "learning_rate: -1"}, '8:28: "learning_rate" in "optimizer": expected greater than 0, received -1'),
         ({"dimensions: [8]": "dimensions: [0]"}, "expected greater than or equal to 1, received 0"),
+        ({"learning_rate: 0.1": "learning_rate: .inf"}, "expected finite number"),
+        ({"seed: 3": "seed: -1"}, "expected greater than or equal to 0, received -1"),
+        ({"ks: [5]": "ks: []"}, '"ks" in "evaluation": expected at least 1 item'),
+        ({"{genres: ones}": "3"}, "expected the name of a Keras initializer, or names by feature, received 3"),
+        ({"{genres: ones}": "{genres: onez}"}, "'onez' is no Keras initializer"),
+        ({"normalization: layer_norm": "activation: rellu"}, "'rellu' is no Keras activation"),
+        ({"version: 1": "version: true"}, '"version": expected 1'),
         ({"schema: data/schema.yaml\n": ""}, 'the key "schema" is missing'),
         ({"features: [user_id": "features: [usr_id"}, 'there is no feature "usr_id"; did you mean "user_id"?'),
         ({"data/schema.yaml": "data/gone.yaml"}, "data/gone.yaml: there is no such schema file"),

@@ -1,12 +1,13 @@
 """The commands of `schemaflow`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from schemaflow.cli.quiet import load_tensorflow_quietly
 from schemaflow.errors import ConfigError, SchemaError, SchemaFlowError
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, markup=False)
 
 SchemaArgument = Annotated[Path, typer.Argument(help="The schema's YAML file.", show_default=False)]
 DataOption = Annotated[
@@ -39,7 +40,10 @@ DataOption = Annotated[
 def validate(schema: SchemaArgument) -> None:
     """Check a schema file: every mistake on one line."""
     checked = Schema.from_yaml(schema)
-    sides = sides_of(checked)
+    try:
+        sides = sides_of(checked)
+    except SchemaError as reason:
+        raise SchemaError(*(f"{schema}: {problem}" for problem in reason.problems)) from None
     out.print(
         f"{schema}: {len(checked)} features, {len(sides.query)} in the query tower, {len(sides.item)} in the item tower"
     )
@@ -48,7 +52,9 @@ def validate(schema: SchemaArgument) -> None:
 @app.command()
 def describe(
     file: Annotated[Path, typer.Argument(help="A schema's or a run's YAML file.", show_default=False)],
-    data: DataOption = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Learn vocabularies from all interactions there.", show_default=False)
+    ] = None,
 ) -> None:
     """Show the embedding tables and towers that a schema gives; with --data, learn its vocabularies first."""
     from schemaflow.config import RunConfig
@@ -70,7 +76,7 @@ def describe(
                 for problem in reason.problems
             )
         ) from None
-    out.print(describe_tables(specs.values()), markup=False)
+    out.print(describe_tables(specs.values()))
     out.print(f"\nquery tower: {', '.join(feature.name for feature in sides.query)}")
     out.print(f"item tower:  {', '.join(feature.name for feature in sides.item)}")
     unused = [feature.name for feature in schema if feature.name not in inputs]
@@ -119,6 +125,8 @@ def recommend(
     request: dict[str, Any] = {}
     for argument in features:
         name, equals, value = argument.partition("=")
+        if name in request:
+            raise ConfigError(f'feature "{name}" is given twice; the values of a list go into one, with commas')
         if not equals:
             raise ConfigError(
                 f'"{argument}" is no feature; expected name=value, such as {recommender.features[0].name}=42'
@@ -126,7 +134,7 @@ def recommend(
         request[name] = [_parse(query[name], value) if name in query else value]
     item_id = sides_of(recommender.schema).item_id
     answer = recommender.recommend(request, k=k, exclude=[_scalar(item_id, value) for value in exclude or ()])
-    table = Table("rank", item_id.name, "score")
+    table = Table("rank", Column(item_id.name, overflow="fold"), "score")
     for rank, (identifier, score) in enumerate(zip(answer.identifiers[0], answer.scores[0], strict=True), start=1):
         table.add_row(str(rank), str(identifier), f"{score:.4f}")
     out.print(table)
@@ -141,7 +149,7 @@ def demo(
     items: Annotated[int, typer.Option(min=20)] = 1000,
     interactions: Annotated[int, typer.Option(min=10)] = 100_000,
     epochs: Annotated[int, typer.Option(min=1)] = 6,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Generate data with a planted structure, train on it, and recommend from a fresh process."""
     load_tensorflow_quietly()
@@ -151,7 +159,7 @@ def demo(
     data = synthetic(folder / "data", users=users, items=items, interactions=interactions, seed=seed)
     out.print(f"wrote {data.folder} (interactions, users, items, schema)")
     config = RunConfig.from_yaml(data.schema).model_copy(update={"epochs": epochs, "seed": seed})
-    _train(config, None, folder / "bundle")
+    _train(config, data.folder, folder / "bundle")
     user = {"user_id": "u00042" if users > 42 else "u00001", "age": "31", "country": "JP"}
     from schemaflow.workflows import recommend_in_fresh_process
 
@@ -205,6 +213,8 @@ def main() -> None:
     """Run a command; a mistake of the user's ends in one line for each, without a traceback, and exit code 1."""
     try:
         app()
+    except BrokenPipeError:  # `schemaflow … | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SchemaFlowError as reason:
         for problem in reason.problems:
             print(problem, file=sys.stderr)  # noqa: T201 - the terminal is what this is for

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemaflow.errors import DataError
-from schemaflow.schema.columns import Column
-from schemaflow.schema.feature import MISSING, OUT_OF_VOCABULARY, RESERVED_ROWS, Feature
+from schemaflow.schema.columns import Column, rows_in
+from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.tags import Tags
 
@@ -116,9 +116,7 @@ def _rows(schema: Schema, feature: Feature, column: Column) -> Array:
             f"is outside 0 <= id < {limit}, its cardinality; raise the cardinality or correct the data",
         )
         return ids
-    found = pc.index_in(column.values, value_set=vocabulary)
-    known = pc.fill_null(pc.add(found, RESERVED_ROWS), OUT_OF_VOCABULARY)
-    return pc.if_else(pc.is_null(column.values), MISSING, known).to_numpy(zero_copy_only=False)
+    return rows_in(vocabulary, column.values)
 
 
 def _numbers(schema: Schema, feature: Feature, column: Column) -> Array:
@@ -146,6 +144,6 @@ def _refuse(feature: Feature, column: Column, wrong: Any, reason: str) -> None:
         first = int(np.argmax(mask))
         shown = column.values[first].as_py()
         raise DataError(
-            f'{column.where}, row {column.row_of(first)}: feature "{feature.name}"{"" if shown is None else f" is {shown!r}, which"} {reason}'
+            f'{column.place_of(first)}: feature "{feature.name}"{"" if shown is None else f" is {shown!r}, which"} {reason}'
             f" ({int(mask.sum())} of {len(mask)} values)"
         )

@@ -39,7 +39,7 @@ class _Side:
         if found.null_count:
             first = int(np.argmax(found.is_null().to_numpy(zero_copy_only=False)))
             raise DataError(
-                f"{piece.where}, row {ids.row_of(first)}: {self.where} has no row for {self.key.name} {ids.values[first].as_py()!r}"
+                f"{ids.place_of(first)}: {self.where} has no row for {self.key.name} {ids.values[first].as_py()!r}"
                 f" ({found.null_count} of {len(found)} rows); features {', '.join(self.columns)} come from there: add it"
             )
         return found.to_numpy()
@@ -148,7 +148,7 @@ def read_ids(table: TableLike, feature: Feature) -> pa.Array:
         if column.values.null_count:
             first = int(np.argmax(column.values.is_null().to_numpy(zero_copy_only=False)))
             raise DataError(
-                f'{column.where}, row {column.row_of(first)}: the id "{feature.name}" is missing; fill it in or remove the row'
+                f'{column.place_of(first)}: the id "{feature.name}" is missing; fill it in or remove the row'
             )
     return pa.concat_arrays([column.values for column in columns])
 
@@ -162,9 +162,7 @@ def _describe(source: Source) -> str:
 
 
 def _load(source: Source, key: Feature, features: Sequence[Feature], schema: Schema) -> _Side:
-    ids = read_ids(source, key) if key.source in source.columns else None
-    if ids is None:
-        raise DataError(f'{_describe(source)} is joined by "{key.name}", but the column "{key.source}" is missing')
+    ids = read_ids(source, key)
     refuse_repeated(ids, key, source)
     pieces = source.pieces([feature.source for feature in features])
     encoded = [

@@ -1,6 +1,6 @@
 """Evaluation over the whole catalogue."""
 
-from schemaflow.evaluation.evaluate import evaluate
+from schemaflow.evaluation.evaluate import NothingToFindError, evaluate
 from schemaflow.evaluation.report import Report
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["NothingToFindError", "Report", "evaluate"]

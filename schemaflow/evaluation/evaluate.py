@@ -21,7 +21,11 @@ from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 from schemaflow.schema.sources import TableLike, open_source
 
-__all__ = ["TwoTowers", "evaluate"]
+__all__ = ["NothingToFindError", "TwoTowers", "evaluate"]
+
+
+class NothingToFindError(DataError):
+    """Every positive is one that the user had in training."""
 
 
 class TwoTowers(Protocol):
@@ -95,13 +99,17 @@ def evaluate(
         excluded = _excluded(*pairs, user_of_query, identifiers)
         kept = ~_among(users, items, *pairs)
     if not kept.any():
-        raise DataError(f"{source.name}: no positive is left to find: all {len(kept)} are also in exclude")
+        raise NothingToFindError(f"{source.name}: no positive is left to find: all {len(kept)} are also in exclude")
     judge = Judge(
         positives.query[kept], item[kept], codes_of(user_of_query), len(identifiers), tuple(sorted(set(ks))), excluded
     )
 
     vectors = model.candidate_embeddings(catalogue, tables=tables)
     queries = model.query_embeddings(positives.dataset())
+    if not (np.isfinite(vectors).all() and np.isfinite(queries).all()):
+        raise DataError(
+            "the model's vectors are not finite: its training diverged; lower the learning rate and train again"
+        )
     metrics = judge(lambda part: tf.matmul(queries[part], vectors, transpose_b=True).numpy())
     popularity: Mapping[str, float] = {}
     counts = _item_counts(schema, sides.item_id, identifiers)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from schemaflow.data.encode import Array, Columns, Lists, take
 from schemaflow.data.join import read_ids, read_table
+from schemaflow.errors import SchemaError
 from schemaflow.metrics import Ints
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema
@@ -88,5 +89,13 @@ def positions_of(ids: pa.Array, among: pa.Array) -> Ints:
 
 
 def user_id_of(schema: Schema) -> Feature | None:
-    """Return the feature that tells users apart, if there is one."""
-    return next((feature for feature in schema if feature.has(Tags.USER_ID) and feature.list is None), None)
+    """Return the feature that tells users apart, if there is one.
+
+    Raises:
+        SchemaError: There are several.
+    """
+    found = [feature for feature in schema if feature.has(Tags.USER_ID) and feature.list is None]
+    if len(found) > 1:
+        names = " and ".join(f'"{it.name}"' for it in found)
+        raise SchemaError(f"{names} are tagged user and id; leave that to the one that tells users apart")
+    return found[0] if found else None

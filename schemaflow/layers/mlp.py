@@ -67,7 +67,7 @@ class MLPBlock(keras.layers.Layer):
         self.dropout = dropout
         self.normalization = normalization
         self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = fresh_initializer(kernel_initializer, 0)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.residual = residual
         last = len(self.dimensions) - 1
@@ -92,6 +92,9 @@ class MLPBlock(keras.layers.Layer):
 
     def _activations(self) -> list[Any]:
         layers = len(self.dimensions)
+        for named in (self.activation, self.final_activation):
+            if isinstance(named, str):
+                _own_activation(named)  # a name that no layer happens to use is a mistake all the same
         if not isinstance(self.activation, (list, tuple)):
             return [self.activation] * (layers - 1) + [self.final_activation] if layers else []
         if len(self.activation) != layers:
@@ -204,7 +207,10 @@ def _own_activation(activation: Any) -> Any:
     """Return the activation; a layer with weights, such as PReLU, as a copy of one's own."""
     if isinstance(activation, keras.layers.Layer):
         return activation.__class__.from_config(activation.get_config())
-    return activation
+    try:
+        return keras.activations.get(activation)
+    except ValueError:
+        raise ConfigError(f"{activation!r} is no Keras activation; expected one or its name") from None
 
 
 def _serialized(value: Any, serialize: Any) -> Any:

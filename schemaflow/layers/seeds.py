@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from schemaflow.errors import ConfigError
+
 __all__ = ["fresh_initializer", "reseeded"]
 
 
@@ -14,7 +16,10 @@ def fresh_initializer(initializer: Any, place: int) -> keras.initializers.Initia
     Keras draws the same values from one instance each time it is called, so a shared one starts two tables alike.
     One without a seed gets a new random seed, one with a seed gets that seed plus the place.
     """
-    made = keras.initializers.get(initializer)
+    try:
+        made = keras.initializers.get(initializer)
+    except ValueError:
+        raise ConfigError(f"{initializer!r} is no Keras initializer; expected one, its name or its config") from None
     if not isinstance(made, keras.initializers.Initializer):  # a plain function holds no seed
         return made
     return made.__class__.from_config(reseeded(made.get_config(), place))

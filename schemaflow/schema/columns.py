@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from schemaflow.errors import DataError
-from schemaflow.schema.feature import Feature
+from schemaflow.schema.feature import MISSING, OUT_OF_VOCABULARY, RESERVED_ROWS, Feature
 from schemaflow.schema.sources import Piece
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-__all__ = ["Column", "missing_value", "read_column"]
+__all__ = ["Column", "missing_value", "read_column", "rows_in"]
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,24 @@ class Column:
     Args:
         values: large_string, int64 or float64, null where missing: one a row, or those of all lists end to end.
         splits: For a list, where each row's values begin, and the end: int64, rows + 1. None for one value a row.
-        where: Where the rows are from, for messages.
-        first_row: The number of the first row within that place.
+        piece: The rows.
     """
 
     values: "pa.Array"
     splits: "npt.NDArray[Any] | None"
-    where: str
-    first_row: int
+    piece: Piece
 
-    def row_of(self, position: int) -> int:
-        """Return the number, within the place, of the row that holds the value at a position."""
+    def place_of(self, position: int) -> str:
+        """Say where the value at a position stands: `train.parquet, row group 3, row 250017`."""
         import numpy as np
 
         row = position if self.splits is None else int(np.searchsorted(self.splits, position, side="right")) - 1
-        return self.first_row + row
+        return place_of(self.piece, row)
+
+
+def place_of(piece: Piece, row: int) -> str:
+    """Say where a row of a piece stands in its file."""
+    return f"{piece.where}, row {piece.first_row + row if piece.numbers is None else piece.numbers[row]}"
 
 
 def missing_value(dtype: str) -> str | int | float:
@@ -54,6 +57,20 @@ def missing_value(dtype: str) -> str | int | float:
     import numpy as np
 
     return int(np.iinfo("int64" if dtype.startswith("u") else dtype).min)
+
+
+def rows_in(vocabulary: "pa.Array", values: "pa.Array") -> "npt.NDArray[Any]":
+    """Return the table rows of values, [n] int: 1 where missing, 2 where the vocabulary does not hold them.
+
+    Args:
+        vocabulary: The values in the order of their rows, of which the first is row 3.
+        values: Of the same type, [n].
+    """
+    import pyarrow.compute as pc
+
+    found = pc.index_in(values, value_set=vocabulary)
+    known = pc.fill_null(pc.add(found, RESERVED_ROWS), OUT_OF_VOCABULARY)
+    return pc.if_else(pc.is_null(values), MISSING, known).to_numpy(zero_copy_only=False)
 
 
 def read_column(feature: Feature, piece: Piece) -> Column:
@@ -81,7 +98,7 @@ def read_column(feature: Feature, piece: Piece) -> Column:
             f" {hint} the feature"
         )
     if feature.list is None:
-        return Column(_canonical(feature, array, piece.where), None, piece.where, piece.first_row)
+        return Column(_canonical(feature, array, piece.where), None, piece)
     return _read_lists(feature, array, piece)
 
 
@@ -105,11 +122,11 @@ def _read_lists(feature: Feature, array: Any, piece: Piece) -> Column:
     if limit is not None and len(lengths) and lengths.max() > limit:
         row = int(np.argmax(lengths > limit))
         raise DataError(
-            f'{piece.where}, row {piece.first_row + row}: feature "{feature.name}" has {lengths[row]} values,'
+            f'{place_of(piece, row)}: feature "{feature.name}" has {lengths[row]} values,'
             f" more than its max_length of {limit}; raise max_length or shorten the list"
         )
     splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Column(values, splits, piece.where, piece.first_row)
+    return Column(values, splits, piece)
 
 
 def _canonical(feature: Feature, array: Any, where: str) -> "pa.Array":

@@ -7,15 +7,15 @@ import re
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from schemaflow.errors import SchemaFlowError, suggest
 
-__all__ = ["Document", "Location", "dump_flow", "holds_mapping", "parse", "read"]
+__all__ = ["Document", "Location", "Version", "as_tuple", "dump_flow", "holds_mapping", "parse", "read"]
 
 Location = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -25,6 +25,20 @@ class Document(BaseModel):
     """Base of every part of a document: immutable, no unknown key, no silent conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _exactly_an_integer(value: Any) -> Any:
+    """Take 1, and neither true nor 1.0, which are equal to it."""
+    return value if type(value) is int else str(value)
+
+
+Version = Annotated[Literal[1], BeforeValidator(_exactly_an_integer)]
+"""The version of a document's grammar."""
+
+
+def as_tuple(value: Any) -> Any:
+    """Return a YAML list as a tuple, and anything else as it is, for pydantic to refuse."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class _Positions:
@@ -82,17 +96,20 @@ def parse(text: str, model: type[M], error: type[SchemaFlowError], file: str) ->
     """
     positions = _Positions(file)
     problems: list[str] = []
+    known = ", ".join(field.alias or name for name, field in model.model_fields.items())
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise error(f"{file}: not valid YAML: nested too deeply") from None
     except yaml.YAMLError as reason:
         mark = getattr(reason, "problem_mark", None)
         where = f"{file}:{mark.line + 1}:{mark.column + 1}: " if mark else f"{file}: "
         detail = getattr(reason, "problem", None) or str(reason)
         raise error(f"{where}not valid YAML: {' '.join(str(detail).split())}") from None
     if node is None:
-        raise error(f"{file}: the file is empty; expected the keys {', '.join(model.model_fields)}")
+        raise error(f"{file}: the file is empty; expected the keys {known}")
     if not isinstance(node, yaml.MappingNode):
-        raise error(f"{file}:1:1: expected keys and values at the top level, such as {', '.join(model.model_fields)}")
+        raise error(f"{file}:1:1: expected keys and values at the top level, such as {known}")
     data = _construct(node, (), positions, problems)
     if problems:
         raise error(*problems)
@@ -111,7 +128,7 @@ def holds_mapping(text: str, key: str) -> bool:
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return False
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     return any(name.value == key and isinstance(value, yaml.MappingNode) for name, value in pairs)
@@ -151,8 +168,9 @@ def _construct(node: yaml.Node, location: Location, positions: _Positions, probl
             where = f"{positions.file}:{mark.line + 1}:{mark.column + 1}: "
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                received = _shown(key) if isinstance(key_node, yaml.ScalarNode) else "a list or keys and values"
                 problems.append(
-                    f"{where}expected a name as the key, received {_shown(key)}; put it in quotes if it is one"
+                    f"{where}expected a name as the key, received {received}; put it in quotes if it is one"
                 )
                 continue
             if key in mapping:
@@ -167,7 +185,9 @@ def _construct(node: yaml.Node, location: Location, positions: _Positions, probl
     try:
         return _scalar(node)
     except (ValueError, yaml.YAMLError) as reason:
-        problems.append(f"{positions.prefix(location)}{_shown(node.value)} is not a value: {reason}")
+        problems.append(
+            f"{positions.prefix(location)}{_shown(node.value)} is not a value: {' '.join(str(getattr(reason, 'problem', reason)).split())}"
+        )
         return None
 
 
@@ -214,8 +234,8 @@ def _sentence(mistake: ErrorDetails, location: Location, model: type[BaseModel])
     if kind == "missing":
         return f'the key "{key}" is missing{holder}'
     expected = mistake["msg"]
-    expected = re.sub(r"^(Input|Value) should be (a |an )?", "", expected)
-    expected = re.sub(r"^Input should have", "with", expected)
+    expected = re.sub(r"^(Input|Value|List|Tuple|Dictionary) should (be|have) (a |an )?", "", expected)
+    expected = re.sub(r" after validation, not \d+$", "", expected)
     expected = re.sub(r"valid (dictionary|mapping).*", "keys and values", expected)
     expected = expected.replace("valid tuple", "list").replace("valid ", "")
     did = suggest(mistake["input"], re.findall(r"'([^']+)'", expected)) if isinstance(mistake["input"], str) else ""

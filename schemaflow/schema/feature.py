@@ -5,10 +5,10 @@ import re
 from collections import Counter
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, StrictInt, StrictStr, field_validator, model_validator
 
 from schemaflow.errors import SchemaError
-from schemaflow.schema.document import Document
+from schemaflow.schema.document import Document, as_tuple
 from schemaflow.schema.tags import Tags, atoms, parse_tag
 
 __all__ = [
@@ -89,8 +89,22 @@ def _fits(value: Any, dtype: str) -> bool:
     return 0 <= value < 2**bits if dtype.startswith("u") else -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _vocabulary(value: Any) -> Any:
+    """Take "learned", or a list of strings or integers."""
+    values = as_tuple(value)
+    if value is None or value == "learned":
+        return value
+    if isinstance(values, tuple) and all(isinstance(it, (int, str)) and not isinstance(it, bool) for it in values):
+        return values
+    hint = "; YAML reads yes, no, on and off as booleans: put such words in quotes" if isinstance(values, tuple) else ""
+    raise SchemaError(f'"vocabulary": expected learned or a list of strings or integers, received {value!r}{hint}')
+
+
+def _tag(word: Any) -> Tags:
+    """Take a tag or its name."""
+    if not isinstance(word, str):
+        raise SchemaError(f"unknown tag {word!r}; a tag is a word, such as {Tags.USER}")
+    return parse_tag(word)
 
 
 class Feature(Document):
@@ -119,12 +133,12 @@ class Feature(Document):
     name: str = Field(exclude=True)
     dtype: DType
     tags: Annotated[
-        tuple[Annotated[Tags, BeforeValidator(lambda word: parse_tag(word) if isinstance(word, str) else word)], ...],
-        BeforeValidator(_tuple),
+        tuple[Annotated[Tags, BeforeValidator(_tag)], ...],
+        BeforeValidator(as_tuple),
     ] = ()
     column: StrictStr | None = None
     cardinality: Annotated[StrictInt, Field(ge=1)] | None = None
-    vocabulary: Annotated[Literal["learned"] | tuple[StrictInt | StrictStr, ...], BeforeValidator(_tuple)] | None = None
+    vocabulary: Annotated[Any, PlainValidator(_vocabulary)] = None
     domain: StrictStr | None = None
     list: ListOptions | None = None
     embedding: EmbeddingSpec | None = None

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from schemaflow.errors import DataError, SchemaError
-from schemaflow.schema.columns import Column, read_column
+from schemaflow.schema.columns import Column, read_column, rows_in
 from schemaflow.schema.domain import Domain
-from schemaflow.schema.feature import MISSING, OUT_OF_VOCABULARY, RESERVED_ROWS, Feature
+from schemaflow.schema.feature import RESERVED_ROWS, Feature
 from schemaflow.schema.fitted import Fitted, Statistics
 from schemaflow.schema.sources import Source
 from schemaflow.schema.tags import Tags
@@ -125,7 +125,7 @@ class _Moments:
             return
         if not pc.all(pc.is_finite(column.values.drop_null().cast("float64"))).as_py():
             raise DataError(
-                f"{column.where}: a continuous column holds an infinite value; normalising needs finite ones"
+                f"{column.piece.where}: a continuous column holds an infinite value; normalising needs finite ones"
             )
         mean, delta, total = float(array.mean()), float(array.mean()) - self.mean, self.count + len(array)
         self.squares += float(((array - mean) ** 2).sum()) + delta**2 * self.count * len(array) / total
@@ -164,7 +164,6 @@ def _vocabulary(domain: Domain, counter: _Counter) -> "pa.Array":
 
 def _row_counts(domain: Domain, vocabulary: "pa.Array | None", items: _Counter) -> "npt.NDArray[Any]":
     import numpy as np
-    import pyarrow.compute as pc
 
     total = items.total()
     counts = total["count"].to_numpy()
@@ -180,7 +179,5 @@ def _row_counts(domain: Domain, vocabulary: "pa.Array | None", items: _Counter) 
                 f'feature "{domain.features[0].name}" holds the id {worst}; expected 0 <= id < {domain.rows(None)}, its cardinality'
             )
     else:
-        found = pc.index_in(total["value"], value_set=vocabulary)
-        known = pc.fill_null(pc.add(found, RESERVED_ROWS), OUT_OF_VOCABULARY)
-        rows = pc.if_else(pc.is_null(total["value"]), MISSING, known).to_numpy()
+        rows = rows_in(vocabulary, total["value"].combine_chunks())
     return np.bincount(rows, weights=counts, minlength=domain.rows(vocabulary)).astype(np.int64)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, StrictStr, model_validator
 
 from schemaflow.errors import DataError, SchemaError, suggest
-from schemaflow.schema.document import Document, dump_flow, parse, read
+from schemaflow.schema.document import Document, Version, dump_flow, parse, read
 from schemaflow.schema.domain import Domain, domains_of
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.fitted import Fitted
@@ -41,7 +41,7 @@ class SideTable(Document):
 class SchemaDocument(Document):
     """The grammar of a schema file."""
 
-    version: Literal[1]
+    version: Version
     name: StrictStr | None = None
     fitted: StrictStr | None = None
     tables: Mapping[str, SideTable] = Field(default_factory=dict)
@@ -96,11 +96,20 @@ class Schema:
         problems = [
             f'feature "{name}" stands twice; rename one' for name in dict.fromkeys(names) if names.count(name) > 1
         ]
+        folded = [name.casefold() for name in names]
         problems += [
-            f'table "{name}" is joined by "{table.key}", which is not a feature{suggest(table.key, names)}'
-            for name, table in self.tables.items()
-            if table.key not in names
+            f'feature "{name}" differs from another in case alone, which a SavedModel cannot tell apart; rename one'
+            for name in dict.fromkeys(names)
+            if folded.count(name.casefold()) > names.count(name)
         ]
+        for name, table in self.tables.items():
+            if table.key not in names:
+                near = suggest(table.key, names)
+                problems.append(f'table "{name}" is joined by "{table.key}", which is not a feature{near}')
+            elif not self[table.key].has(Tags.ID) or self[table.key].list is not None:
+                problems.append(
+                    f'table "{name}" is joined by "{table.key}", which is not an id; tag it id or join by one'
+                )
         domains, contradictions = domains_of(self.features)
         problems += contradictions
         problems += [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 from schemaflow.errors import DataError, suggest
 
 if TYPE_CHECKING:  # pyarrow costs more start-up than the whole schema; `schemaflow validate` does without
+    import numpy.typing as npt
     import pyarrow as pa
 
 __all__ = ["Piece", "Place", "Source", "TableLike", "open_source"]
@@ -56,11 +57,13 @@ class Piece:
         table: The rows.
         where: Where they are from, for messages: `train.parquet, row group 3`.
         first_row: The number of the first of them in the file.
+        numbers: The number of each, where they are not in the order of the file, [rows] int.
     """
 
     table: "pa.Table"
     where: str
     first_row: int = 0
+    numbers: "npt.NDArray[Any] | None" = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Source:
         rows: How many rows it has.
         files: Its Parquet files; empty for a table in memory.
         table: The table in memory.
+        numbers: The number of each row of the table, where it is some rows of another.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Source:
     rows: int
     files: tuple[Path, ...] = ()
     table: "pa.Table | None" = None
+    numbers: "npt.NDArray[Any] | None" = None
 
     @property
     def folder(self) -> Path | None:
@@ -107,8 +112,13 @@ class Source:
         """Return the piece at a place, with only the columns named."""
         if place.file is None:
             assert self.table is not None
-            return Piece(self.table.select(list(columns)), self.name)
-        table = _open(place.file).read_row_groups(list(place.groups), columns=list(columns), use_threads=False)
+            return Piece(self.table.select(list(columns)), self.name, numbers=self.numbers)
+        import pyarrow as pa
+
+        try:
+            table = _open(place.file).read_row_groups(list(place.groups), columns=list(columns), use_threads=False)
+        except (pa.ArrowInvalid, OSError) as reason:
+            raise DataError(f"{place}: not readable: {' '.join(str(reason).split())}; write the file again") from None
         return Piece(table.select(list(columns)), str(place), place.first_row)
 
     def pieces(self, columns: Sequence[str]) -> Iterator[Piece]:
@@ -140,7 +150,10 @@ def open_source(table: TableLike) -> Source:
     in_memory = _as_arrow(table)
     if in_memory.num_rows == 0:
         raise DataError("the table in memory holds no rows; expected at least one")
-    return Source("the table in memory", tuple(in_memory.column_names), in_memory.num_rows, table=in_memory)
+    names = tuple(in_memory.column_names)
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise DataError(f'the table in memory has the column "{repeated[0]}" twice; rename one')
+    return Source("the table in memory", names, in_memory.num_rows, table=in_memory)
 
 
 def _as_arrow(table: Any) -> "pa.Table":
@@ -166,8 +179,11 @@ def _as_column(values: Any) -> Any:
 
 
 def _open_path(path: Path) -> Source:
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; expected Parquet")
+    try:
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder; expected Parquet")
+    except OSError as reason:
+        raise DataError(f"{path}: cannot be read: {reason.strerror}") from None
     files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
     if not files:
         raise DataError(f"{path}: the folder holds no *.parquet file")

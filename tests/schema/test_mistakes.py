@@ -59,6 +59,12 @@ def problems_of(text: str, folder: Path) -> list[str]:
         ("  a: {dtype: string, tags: [item, id], vocabulary: []}", '3:3: feature "a" has an empty vocabulary'),
         ("  a: {dtype: int8, tags: [item, id], vocabulary: [300]}", '3:3: feature "a" has dtype int8 but 300 in its vocabulary'),
         ("  a: &x {dtype: int64, tags: [item, id], cardinality: 9, list: *x}", "3:58: an alias (*name) is not supported"),
+        ("  a: {dtype: int64, tags: [item, id], vocabulary: learnt}", '3:39: feature "a": "vocabulary": expected learned or a list'),
+        ("  a: {dtype: string, tags: [item, id], vocabulary: [yes, no]}", '3:40: feature "a": "vocabulary": expected learned'),
+        ("  a: {dtype: int64, tags: [3], cardinality: 9}", '3:28: feature "a": unknown tag 3; a tag is a word'),
+        ("  ? [a, b]\n  : {dtype: int64}", "3:5: expected a name as the key, received a list or keys and values"),
+        ("  a: {dtype: !foo x}", "not a value"),
+        ("  a: " + "[" * 3000, "nested too deeply"),
         ("  a: 3", '3:3: "a" in "features": expected keys and values, received 3'),
         ("  a: {dtype: int64", "not valid YAML"),
     ],
@@ -80,6 +86,21 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     assert problems_of(HEAD + GOOD + GOOD, tmp_path) == [
         'shop.yaml:4:3: the key "item_id" stands twice, first on line 3; remove one'
     ]
+
+
+def test_names_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
+    problems = problems_of(HEAD + GOOD + GOOD.replace("item_id", "Item_id"), tmp_path)
+    assert len(problems) == 2
+    assert 'shop.yaml:3:3: feature "item_id" differs from another in case alone' in problems[0]
+
+
+def test_a_table_is_joined_by_an_id(tmp_path: Path) -> None:
+    text = (
+        "version: 1\ntables: {items: {file: i.parquet, key: g}}\nfeatures:\n"
+        + GOOD
+        + "  g: {dtype: float32, tags: [item]}\n"
+    )
+    assert 'joined by "g", which is not an id' in problems_of(text, tmp_path)[0]
 
 
 def test_a_table_joined_by_no_feature_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def sides_of(schema: Schema, query_tag: Tags | str = Tags.USER, item_tag: Tags |
     """Return the features of each tower: categorical and continuous ones with its tag; the query tower takes context too.
 
     Raises:
-        SchemaError: A tower has no feature, or there is not exactly one item id.
+        SchemaError: A tower has no feature, a feature is on no side, or there is not exactly one item id.
 
     Example:
         >>> [feature.name for feature in sides_of(Schema.from_yaml("schemas/movielens_100k.yaml")).item]
@@ -42,6 +42,12 @@ def sides_of(schema: Schema, query_tag: Tags | str = Tags.USER, item_tag: Tags |
         f"no feature is tagged {tag}, so the {tower} tower has no input; tag at least one categorical or continuous feature {tag}"
         for tag, tower, features in ((query_tag, "query", query), (item_tag, "item", item))
         if not features
+    ]
+    sides = (query_tag, item_tag, Tags.USER, Tags.ITEM, Tags.CONTEXT, Tags.SESSION)
+    problems += [
+        f'feature "{it.name}" is {it.kind} but on no side, so nothing would read it; tag it {query_tag}, {item_tag} or context'
+        for it in inputs
+        if not any(it.has(tag) for tag in sides)
     ]
     ids = [it for it in item if it.has(Tags.ID)]
     if item and len(ids) != 1:

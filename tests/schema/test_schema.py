@@ -161,6 +161,8 @@ def test_both_sides_need_features_and_items_need_one_id() -> None:
     assert sides.item_id.name == "i"
     with pytest.raises(SchemaError, match="no feature is tagged user"):
         sides_of(sf.Schema((item,)))
+    with pytest.raises(SchemaError, match='feature "lost" is categorical but on no side'):
+        sides_of(sf.Schema((user, item, feature("lost", tags=["categorical"], cardinality=4))))
     with pytest.raises(SchemaError, match='found "i" and "j"'):
         sides_of(sf.Schema((user, item, feature("j", tags=["item", "id"], cardinality=9))))
 

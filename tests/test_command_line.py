@@ -357,7 +357,7 @@ ITEM = "  item_id: {dtype: string, tags: [item, id], cardinality: 40}\n"
         (SHOP + ITEM.replace("dtype:", "doman: x, dtype:"), None, 'unknown key "doman" in feature "item_id"; did you mean "domain"?'),
         (SHOP + ITEM.replace("item, id", "itm, id"), None, 'feature "item_id": unknown tag "itm"; did you mean "item"?'),
         (SHOP + ITEM.replace(", cardinality: 40", ""), None, 'feature "item_id" is categorical but has no cardinality'),
-        (SHOP.replace("user, id", "id") + ITEM, None, "no feature is tagged user, so the query tower has no input"),
+        (SHOP.replace("user, id", "session, id") + ITEM, None, "no feature is tagged user, so the query tower has no input"),
         (SHOP + ITEM + "  color: {dtype: string, tags: [item, categorical], cardinality: 9}\n", None, 'its column "color" is in none of'),
         (SHOP + ITEM.replace("string", "int64"), None, 'the column "item_id" holds string, feature "item_id" expects int64'),
         (SHOP + ITEM.replace("40", "10"), None, "raise cardinality to 33 or remove it"),

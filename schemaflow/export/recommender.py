@@ -1,38 +1,28 @@
-"""Bundles: a directory that holds a served recommender, and the recommender read back from it.
-
-bundle/
-manifest.json    format, versions, the schema's fingerprint, the query features
-schema.yaml      and schema.fitted/, the vocabularies
-model/           the SavedModel: both towers and the index, on raw features
-"""
+"""The recommender read back from a bundle: raw query features in, item ids and scores out."""
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from schemaflow.errors import BundleError, ConfigError, suggest
-from schemaflow.features.encoders import raw_signature
-from schemaflow.index import BruteForce, padding_identifier
+from schemaflow.index import padding_identifier
 from schemaflow.schema.columns import missing_value
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
-from schemaflow.towers import Tower
 
-__all__ = ["Recommendations", "Recommender", "check_target", "export"]
+__all__ = ["FORMAT", "MANIFEST", "Recommendations", "Recommender"]
 
 FORMAT = 1
-_MANIFEST = "manifest.json"
+"""Of bundles: a loader refuses another."""
+
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,7 @@ class Recommender:
 
     Example:
         >>> import tempfile
-        >>> from schemaflow import Schema, TwoTowerModel
+        >>> from schemaflow import MLPBlock, Schema, TwoTowerModel
         >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
         ... version: 1
         ... features:
@@ -61,7 +51,7 @@ class Recommender:
         ...   item_id: {dtype: string, tags: [item, id], vocabulary: learned}
         ... '''})
         >>> events = {"user_id": ["ann", "ann", "bob"], "item_id": ["x", "y", "x"]}
-        >>> model = TwoTowerModel(schema.fit(events), keras.layers.Dense(8))
+        >>> model = TwoTowerModel(schema.fit(events), MLPBlock([8]))
         >>> bundle = tempfile.mkdtemp()
         >>> _ = model.export(bundle, candidates={"item_id": ["x", "y"]})
         >>> Recommender.load(bundle).recommend({"user_id": ["ann"]}, exclude=["x"]).identifiers
@@ -84,20 +74,18 @@ class Recommender:
         """
         folder = Path(path)
         try:
-            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise BundleError(
-                f"{folder}: there is no bundle (no {_MANIFEST}); write one with model.export(…)"
-            ) from None
+            raise BundleError(f"{folder}: there is no bundle (no {MANIFEST}); write one with model.export(…)") from None
         except (OSError, ValueError) as reason:
-            raise BundleError(f"{folder / _MANIFEST}: cannot be read ({reason}); export the model again") from None
+            raise BundleError(f"{folder / MANIFEST}: cannot be read ({reason}); export the model again") from None
         found = manifest.get("format") if isinstance(manifest, dict) else None
         if found != FORMAT:
             raise BundleError(
                 f"{folder}: the bundle has format {found}, this version reads {FORMAT}; export the model again"
             )
         if missing := {"schema", "query_features", "k"} - manifest.keys():
-            raise BundleError(f"{folder / _MANIFEST}: {', '.join(sorted(missing))} is missing; export the model again")
+            raise BundleError(f"{folder / MANIFEST}: {', '.join(sorted(missing))} is missing; export the model again")
         schema = Schema.from_yaml(folder / "schema.yaml")
         if schema.fingerprint != manifest["schema"]:
             raise BundleError(
@@ -181,95 +169,6 @@ class Recommender:
             raise ConfigError(f"exclude holds {beyond[0]}, which is beyond int64; expected item ids")
         width = max(map(len, lists), default=0)
         return tf.constant([row + [fill] * (width - len(row)) for row in lists], dtype, [rows, width])
-
-
-def check_target(path: str | Path) -> Path:
-    """Return the folder to write a bundle to, its parents made.
-
-    Raises:
-        BundleError: There is something at `path` that is no bundle, or nothing can be written there.
-    """
-    folder = Path(path)
-    try:
-        if folder.exists() and not (folder / _MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BundleError(f"{folder}: there is something there that is no bundle; name another folder or remove it")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        probe = folder.parent / f".{folder.name}.{os.getpid()}"
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as reason:
-        raise BundleError(f"{folder}: no bundle can be written there: {reason.strerror}; name another folder") from None
-    return folder
-
-
-def export(path: str | Path, schema: Schema, query_tower: Tower, item_tower: Tower, index: BruteForce) -> Recommender:
-    """Write a bundle and return the recommender loaded from it.
-
-    Everything is written under a temporary name beside `path` and renamed at the end, so a reader never sees half a
-    bundle. An older bundle at `path` is replaced.
-
-    Raises:
-        BundleError: There is something else at `path`.
-    """
-    folder = check_target(path)
-    temporary = folder.parent / f".{folder.name}.{os.getpid()}"
-    try:
-        served = _Served(query_tower, item_tower, index)
-        tf.saved_model.save(served, str(temporary / "model"), signatures=served.signatures())
-        schema.to_yaml(temporary / "schema.yaml")
-        manifest = {
-            "format": FORMAT,
-            "schema": schema.fingerprint,
-            "query_features": [feature.name for feature in query_tower.features],
-            "k": index.k,
-            "versions": {"schemaflow": version("schemaflow"), "tensorflow": tf.__version__, "keras": keras.__version__},
-        }
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        old = folder.parent / f".{folder.name}.{os.getpid()}.old"
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return Recommender.load(folder)
-
-
-class _Served(tf.Module):
-    """What the SavedModel holds."""
-
-    def __init__(self, query_tower: Tower, item_tower: Tower, index: BruteForce) -> None:
-        super().__init__()
-        self.query_tower, self.item_tower, self.search = query_tower, item_tower, index
-
-    def signatures(self) -> dict[str, Any]:
-        """Return the functions to serve, by name, on raw features; lists are padded at the end with what stands for missing."""
-        query, item = raw_signature(self.query_tower.features), raw_signature(self.item_tower.features)
-        ids = self.search.identifiers.dtype
-        k, exclude = tf.TensorSpec([], tf.int32, "k"), tf.TensorSpec([None, None], ids, "exclude")
-
-        def answer(scores: tf.Tensor, identifiers: tf.Tensor) -> dict[str, tf.Tensor]:
-            count = tf.reduce_sum(tf.cast(scores > float("-inf"), tf.int32), axis=1)  # [batch]: how many are real
-            return {"identifiers": identifiers, "scores": scores, "count": count}
-
-        def default(**features: tf.Tensor) -> dict[str, tf.Tensor]:
-            return answer(*self.search(self.query_tower(features)))
-
-        def recommend(k: tf.Tensor, exclude: tf.Tensor, **features: tf.Tensor) -> dict[str, tf.Tensor]:
-            return answer(*self.search.query_with_exclusions(self.query_tower(features), exclude, k=k))
-
-        def query_embedding(**features: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"embedding": self.query_tower(features)}
-
-        def candidate_embedding(**features: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"embedding": self.item_tower(features)}
-
-        return {
-            "serving_default": tf.function(default).get_concrete_function(**query),
-            "recommend": tf.function(recommend).get_concrete_function(k=k, exclude=exclude, **query),
-            "query_embedding": tf.function(query_embedding).get_concrete_function(**query),
-            "candidate_embedding": tf.function(candidate_embedding).get_concrete_function(**item),
-        }
 
 
 def _tensor(schema: Schema, feature: Feature, values: Any) -> tf.Tensor:

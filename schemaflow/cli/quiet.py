@@ -8,12 +8,11 @@ __all__ = ["load_tensorflow_quietly"]
 def load_tensorflow_quietly() -> None:
     """Import TensorFlow and look for a GPU once, with standard error closed.
 
-    Its C++ side notes there that it found no GPU, before any setting for its log is read. Set TF_CPP_MIN_LOG_LEVEL to
-    see the notes.
+    Its C++ side notes there that it found no GPU, whatever level its log is set to. TF_CPP_MIN_LOG_LEVEL=0 asks for
+    the notes.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -63,6 +63,8 @@ def fit(
         for piece in source.pieces(list(dict.fromkeys(it.source for it in present))) if present else ():
             for feature in present:
                 column = read_column(feature, piece)
+                if feature in ids and domains[feature.table].encoding == "range":
+                    _refuse_outside(feature, domains[feature.table], column)
                 if feature in learned:
                     values.setdefault(feature.table, _Counter()).add(column)
                 if feature in counted:
@@ -162,22 +164,28 @@ def _vocabulary(domain: Domain, counter: _Counter) -> "pa.Array":
     return array
 
 
+def _refuse_outside(feature: Feature, domain: Domain, column: Column) -> None:
+    """Raise `DataError` on the first id that is no row of its table."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    rows = domain.rows(None)
+    ids = pc.fill_null(column.values, -1).to_numpy()
+    wrong = (ids < 0) | (ids >= rows)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        held = "is missing" if column.values[first].as_py() is None else f"holds the id {column.values[first].as_py()}"
+        raise DataError(
+            f'{column.place_of(first)}: feature "{feature.name}" {held}; expected 0 <= id < {rows}, its cardinality:'
+            ' raise it, correct the data, or say "vocabulary: learned"'
+        )
+
+
 def _row_counts(domain: Domain, vocabulary: "pa.Array | None", items: _Counter) -> "npt.NDArray[Any]":
     import numpy as np
 
     total = items.total()
     counts = total["count"].to_numpy()
-    if vocabulary is None:
-        if total["value"].null_count:
-            raise DataError(
-                f'feature "{domain.features[0].name}" is missing in some row; ids that are rows themselves cannot be'
-            )
-        rows = total["value"].to_numpy()
-        if len(rows) and (rows.min() < 0 or rows.max() >= domain.rows(None)):
-            worst = int(rows.min() if rows.min() < 0 else rows.max())
-            raise DataError(
-                f'feature "{domain.features[0].name}" holds the id {worst}; expected 0 <= id < {domain.rows(None)}, its cardinality'
-            )
-    else:
-        rows = rows_in(vocabulary, total["value"].combine_chunks())
+    values = total["value"].combine_chunks()
+    rows = values.to_numpy() if vocabulary is None else rows_in(vocabulary, values)
     return np.bincount(rows, weights=counts, minlength=domain.rows(vocabulary)).astype(np.int64)

@@ -18,21 +18,13 @@ from pydantic import (
 
 from schemaflow.errors import ConfigError
 from schemaflow.features.tables import EmbeddingOptions
-from schemaflow.schema.document import Document, Version, as_tuple, holds_mapping, parse, read
-from schemaflow.schema.feature import Combiner
+from schemaflow.schema.document import Document, Version, as_number, as_tuple, holds_mapping, parse, read
+from schemaflow.schema.options import Combiner
 
 __all__ = ["DATA_VARIABLE", "RunConfig"]
 
 DATA_VARIABLE = "SCHEMAFLOW_DATA"
 """The environment variable that names the folder of data folders."""
-
-
-def _float(value: Any) -> Any:
-    """Read 1e-3, which YAML takes for text, as the number it is."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def _initializers(value: Any) -> Any:
@@ -48,9 +40,9 @@ def _initializers(value: Any) -> Any:
 Count = Annotated[StrictInt, Field(ge=1)]
 Names = Annotated[tuple[StrictStr, ...], BeforeValidator(as_tuple)]
 Finite = Field(allow_inf_nan=False)
-Positive = Annotated[float, BeforeValidator(_float), Field(gt=0), Finite]
-NotNegative = Annotated[float, BeforeValidator(_float), Field(ge=0), Finite]
-Fraction = Annotated[float, BeforeValidator(_float), Field(gt=0, lt=1)]
+Positive = Annotated[float, BeforeValidator(as_number), Field(gt=0), Finite]
+NotNegative = Annotated[float, BeforeValidator(as_number), Field(ge=0), Finite]
+Fraction = Annotated[float, BeforeValidator(as_number), Field(gt=0, lt=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 
 
@@ -100,7 +92,7 @@ class TowerConfig(Document):
     dimensions: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] = (128, 64)
     activation: StrictStr = "relu"
     final_activation: StrictStr | None = None
-    dropout: Annotated[float, BeforeValidator(_float), Field(ge=0, lt=1)] | None = None
+    dropout: Annotated[float, BeforeValidator(as_number), Field(ge=0, lt=1)] | None = None
     normalization: Literal["batch_norm", "layer_norm"] | None = None
     residual: StrictBool = False
 

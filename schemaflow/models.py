@@ -20,7 +20,7 @@ from schemaflow.index import BruteForce
 from schemaflow.layers.norm import L2Norm
 from schemaflow.registry import register
 from schemaflow.sampling import InBatchSampler, Sampler
-from schemaflow.schema.feature import Feature
+from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import TableLike, open_source
@@ -184,12 +184,23 @@ class TwoTowerModel(keras.Model):
         loss = self.task(
             y_pred["query"],
             candidates.embeddings,
-            sample_weight=sample_weight,
+            sample_weight=self._weights(x, sample_weight),
             candidate_sampling_probability=candidates.probability,
             candidate_ids=candidates.ids,
             score_mask=~candidates.repeated[tf.newaxis, :],  # [1, c]
         )
         return tf.add_n([loss, *(tf.cast(it, loss.dtype) for it in self.losses)])
+
+    def _weights(self, x: Tensors, given: tf.Tensor | None) -> tf.Tensor | None:
+        """Return each row's weight in the loss, [batch]: that of the schema's feature, times what Keras was given."""
+        feature = self.sides.weight
+        if feature is None:
+            return given
+        key = next((it for it in (encoded_name(feature.name), feature.name) if it in x), None)
+        if key is None:
+            raise ConfigError(f'feature "{feature.name}", which weighs the loss, is missing from the dataset')
+        weights = tf.cast(x[key], tf.float32)
+        return weights if given is None else weights * tf.cast(given, tf.float32)
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Set the optimizer, and Keras's other options.
@@ -255,11 +266,13 @@ class TwoTowerModel(keras.Model):
 
     def predict(self, x: Any, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any) -> dict[str, Array]:
         """Return `query`, `candidate` and `score` of each row."""
-        dataset = self._dataset(x, batch_size, tables)
+        dataset = self._dataset(x, batch_size, tables, weighted=False)
         with data_errors():
             return super().predict(dataset, **kwargs)
 
-    def _dataset(self, x: Any, batch_size: int | None, tables: Any, shuffle: bool = False) -> Any:
+    def _dataset(
+        self, x: Any, batch_size: int | None, tables: Any, shuffle: bool = False, weighted: bool = True
+    ) -> Any:
         if isinstance(x, tf.data.Dataset):
             if batch_size is not None or tables is not None:
                 raise ConfigError(
@@ -267,6 +280,8 @@ class TwoTowerModel(keras.Model):
                 )
             return x
         names = [feature.name for feature in (*self.sides.query, *self.sides.item)]
+        if weighted and self.sides.weight is not None:
+            names.append(self.sides.weight.name)
         # Keras seeds Python's generator too, so set_random_seed fixes the order
         seed = random.getrandbits(63) if shuffle else None
         return read_parquet(

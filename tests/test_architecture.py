@@ -37,7 +37,7 @@ HOMES = {
         "models", "cli",
     },
     "numpy": {
-        "metrics", "schema", "data", "datasets", "layers", "sampling", "index", "evaluation", "export", "models",
+        "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "models",
         "workflows",
     },
     "typer": {"cli.app"},

@@ -226,7 +226,7 @@ def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noq
     assert model._share is not None
     options = model.embedding_options
     assert (options.infer_embedding_sizes, options.embeddings_l2_reg) == (True, 1e-4)
-    genres = next(it for it in model.item_tower.encoder.encoders if it.feature.name == "genres")
+    genres = model.item_tower.encoder.encoders["genres"]
     assert (genres.table.embeddings.numpy() == 1).all()
     assert genres.combiner == "mean"
 
@@ -239,10 +239,10 @@ def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noq
     cosine.iterations.assign(10)  # the last step of the run
     assert float(cosine.learning_rate) == pytest.approx(0.0, abs=1e-6)
     sized = build("infer_embedding_sizes: true", "embedding_dim_default: 5, combiner: max")[0]
-    assert [it.table.dim for it in sized.item_tower.encoder.encoders] == [5, 5]
-    assert sized.item_tower.encoder.encoders[1].combiner == "max"
+    assert [it.table.dim for it in sized.item_tower.encoder.encoders.values()] == [5, 5]
+    assert sized.item_tower.encoder.encoders["genres"].combiner == "max"
     named = build("infer_embedding_sizes: true", "embedding_dims: {user_id: 3}")[0]
-    assert named.query_tower.encoder.encoders[0].table.dim == 3
+    assert named.query_tower.encoder.encoders["user_id"].table.dim == 3
     block = build(
         "dimensions: [8], normalization: layer_norm",
         "dimensions: [8, 8], activation: tanh, final_activation: gelu, dropout: 0.5, residual: true",
@@ -252,7 +252,7 @@ def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noq
     assert [step.residual for step in steps] == [True, False]
     assert steps[0].dropout.rate == 0.5
     first, same, other = (
-        it.query_tower.encoder.encoders[0].table.embeddings.numpy()
+        it.query_tower.encoder.encoders["user_id"].table.embeddings.numpy()
         for it in (build()[0], build()[0], build("seed: 3", "seed: 4")[0])
     )
     assert (first == same).all()
@@ -357,7 +357,7 @@ ITEM = "  item_id: {dtype: string, tags: [item, id], cardinality: 40}\n"
         (SHOP + ITEM.replace("dtype:", "doman: x, dtype:"), None, 'unknown key "doman" in feature "item_id"; did you mean "domain"?'),
         (SHOP + ITEM.replace("item, id", "itm, id"), None, 'feature "item_id": unknown tag "itm"; did you mean "item"?'),
         (SHOP + ITEM.replace(", cardinality: 40", ""), None, 'feature "item_id" is categorical but has no cardinality'),
-        (SHOP.replace("user, id", "session, id") + ITEM, None, "no feature is tagged user, so the query tower has no input"),
+        (SHOP.replace("user, id", "item, categorical") + ITEM, None, "no feature is tagged user, so the query tower has no input"),
         (SHOP + ITEM + "  color: {dtype: string, tags: [item, categorical], cardinality: 9}\n", None, 'its column "color" is in none of'),
         (SHOP + ITEM.replace("string", "int64"), None, 'the column "item_id" holds string, feature "item_id" expects int64'),
         (SHOP + ITEM.replace("40", "10"), None, "raise cardinality to 33 or remove it"),

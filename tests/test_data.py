@@ -78,7 +78,7 @@ def test_ids_beyond_what_float32_holds_stay_apart() -> None:
         ((ROW,), {"row": [0, 3, 4, 9]}, r"row 2: feature \"row\" is 4, which is outside 0 <= id < 4, its cardinality.*2 of 4"),
         ((ROW,), {"row": [0, -1]}, r"row 1: feature \"row\" is -1, which is outside"),
         ((ROW,), {"row": pa.array([0, None], pa.int32())}, r"row 1: feature \"row\" is missing; ids that are rows"),
-        ((PRICE,), {"price": [1.0, None]}, r"row 1: feature \"price\" is missing; fill it in"),
+        ((PRICE,), {"price": [1.0, None]}, r"row 1: feature \"price\" is missing; say"),
         ((PRICE,), {"price": [1.0, float("nan")]}, r"row 1: feature \"price\" is missing"),
         ((PRICE,), {"price": [float("inf"), 1.0]}, r"row 0: feature \"price\" is inf, which is infinite"),
         ((GENRES,), {"genres": [["x"], ["x"] * 4]}, r"row 1: feature \"genres\" has 4 values, more than its max_length of 3"),
@@ -263,7 +263,7 @@ def test_files_may_order_their_columns_differently_but_not_repeat_or_lack_one(tm
 
 
 def test_numbers_beyond_their_dtype_are_refused_and_views_are_lists() -> None:
-    with pytest.raises(DataError, match="is infinite or beyond what its dtype holds"):
+    with pytest.raises(DataError, match="is infinite or beyond what float32 holds"):
         read_table({"price": np.array([1e300])}, sf.Schema((PRICE,)))
     views = pa.table({"genres": pa.array([["y"], ["x", "z"]], pa.list_view(pa.string()))})
     assert read_table(views, sf.Schema((GENRES,)))["genres"].values.tolist() == [4, 3, 2]

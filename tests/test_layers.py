@@ -9,7 +9,7 @@ import schemaflow as sf
 from schemaflow.errors import ConfigError
 from schemaflow.layers.embedding import COMBINERS
 from schemaflow.layers.seeds import fresh_initializer
-from schemaflow.schema.feature import COMBINERS as SCHEMA_COMBINERS
+from schemaflow.schema.options import COMBINERS as SCHEMA_COMBINERS
 from schemaflow.towers import fresh_copy
 
 ROWS = np.array([[9.0, 9.0], [1.0, -2.0], [3.0, 4.0], [5.0, 0.0]], np.float32)

@@ -36,7 +36,7 @@ def test_towers_are_derived_from_the_tags(schema: sf.Schema) -> None:
     assert [it.name for it in model.item_tower.features] == ["item_id", "genres", "price"]
     assert model.query_tower.encoder.width == 4 + 1 + 4
     users = schema.rows("user_id") * 4
-    assert model.query_tower.encoder.encoders[0].table.embeddings.shape == (schema.rows("user_id"), 4)
+    assert model.query_tower.encoder.encoders["user_id"].table.embeddings.shape == (schema.rows("user_id"), 4)
     assert model.count_params() > users
 
 
@@ -78,7 +78,7 @@ def test_features_of_one_domain_share_a_table_across_towers() -> None:
         sf.Feature(name="item", dtype="int64", tags=("item", "id"), cardinality=9, domain="item"),
     ))  # fmt: skip
     model = sf.TwoTowerModel(schema, keras.layers.Identity(), embedding_options=EMBEDDINGS, correction=None)
-    assert model.query_tower.encoder.encoders[0].table is model.item_tower.encoder.encoders[0].table
+    assert model.query_tower.encoder.encoders["seen"].table is model.item_tower.encoder.encoders["item"].table
     assert len(model.trainable_weights) == 1
     out = model({"seen": tf.constant([[5]]), "item": tf.constant([5])})
     assert out["query"].numpy().tolist() == out["candidate"].numpy().tolist()

@@ -218,7 +218,7 @@ def test_l2_does_not_depend_on_the_batch_size(schema: sf.Schema) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     tables = {
         it.feature.name: it.table
-        for it in [*model.query_tower.encoder.encoders, *model.item_tower.encoder.encoders]
+        for it in [*model.query_tower.encoder.encoders.values(), *model.item_tower.encoder.encoders.values()]
         if hasattr(it, "table")
     }
     vocabulary = schema.vocabulary("item_id").to_pylist()

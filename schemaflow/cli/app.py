@@ -195,9 +195,7 @@ def _print_report(title: str, report: Any) -> None:
 
 
 def _parse(feature: Feature, value: str) -> Any:
-    return (
-        [_scalar(feature, part) for part in value.split(",")] if feature.list is not None else _scalar(feature, value)
-    )
+    return [_scalar(feature, part) for part in value.split(",")] if feature.many else _scalar(feature, value)
 
 
 def _scalar(feature: Feature, value: str) -> Any:

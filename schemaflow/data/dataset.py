@@ -39,7 +39,7 @@ def read_parquet(
     """Return batches of encoded features, read piece by piece.
 
     Each element is a dict from `encoded_name(feature)` to a tensor [batch] (a `tf.RaggedTensor` [batch, None] for a
-    list): rows of embedding tables int32, numbers float32, targets and times in their own dtype. Users' and items'
+    list or a text, [batch, dim] for a dense vector): rows of embedding tables int32, numbers float32, targets and times in their own dtype. Users' and items'
     features are joined by id from the side tables that the schema declares.
 
     Args:
@@ -147,8 +147,10 @@ def _flat(column: Any) -> Any:
 
 def _signature(schema: Schema, feature: Any) -> Any:
     dtype = tf.as_dtype(encoded_dtype(schema, feature))
+    if feature.kind == "vector":
+        return tf.TensorSpec([None, feature.embedding.dim], dtype)
     flat = tf.TensorSpec([None], dtype)
-    return {"values": flat, "splits": tf.TensorSpec([None], tf.int64)} if feature.list is not None else flat
+    return {"values": flat, "splits": tf.TensorSpec([None], tf.int64)} if feature.ragged else flat
 
 
 def _assemble(batch: dict[str, Any]) -> dict[str, Any]:

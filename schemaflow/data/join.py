@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 
 from schemaflow.data.encode import Array, Columns, Lists, concatenate, encode, take
 from schemaflow.errors import DataError
-from schemaflow.schema.columns import read_column
+from schemaflow.schema.columns import place_of, read_column
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sources import Piece, Place, Source, TableLike, open_source
-from schemaflow.schema.tags import Tags
+from schemaflow.schema.tags import SIDES
 
 __all__ = ["Joined", "join", "read_ids", "read_table", "refuse_repeated"]
 
@@ -70,6 +70,9 @@ class Joined:
         columns = {feature.name: encode(self.schema, feature, read_column(feature, piece)) for feature in self.own}
         for side in self.sides:
             columns |= take(side.columns, side.rows(piece))
+        for feature in self.features:
+            if feature.weighted_by is not None:
+                _refuse_unmatched(feature, feature.weighted_by, columns, piece)
         return {feature.name: columns[feature.name] for feature in self.features}
 
 
@@ -153,8 +156,22 @@ def read_ids(table: TableLike, feature: Feature) -> pa.Array:
     return pa.concat_arrays([column.values for column in columns])
 
 
+def _refuse_unmatched(feature: Feature, weights: str, columns: Columns, piece: Piece) -> None:
+    """Raise `DataError` where a list and its weights differ in length."""
+    values, weighing = columns[feature.name], columns[weights]
+    assert isinstance(values, Lists), "what has weights is a list"
+    assert isinstance(weighing, Lists), "weights are a list"
+    lengths, expected = np.diff(values.splits), np.diff(weighing.splits)
+    if (lengths != expected).any():
+        row = int(np.argmax(lengths != expected))
+        raise DataError(
+            f'{place_of(piece, row)}: feature "{feature.name}" has {lengths[row]} values and its weights "{weights}"'
+            f" {expected[row]}; expected one for each"
+        )
+
+
 def _same_side(feature: Feature, key: Feature) -> bool:
-    return any(feature.has(side) and key.has(side) for side in (Tags.USER, Tags.ITEM, Tags.SESSION, Tags.CONTEXT))
+    return any(feature.has(side) and key.has(side) for side in SIDES)
 
 
 def _describe(source: Source) -> str:

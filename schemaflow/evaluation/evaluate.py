@@ -16,7 +16,8 @@ from schemaflow.evaluation.judge import Excluded, Judge
 from schemaflow.evaluation.queries import codes_of, distinct_queries, positions_of, user_id_of
 from schemaflow.evaluation.report import Report
 from schemaflow.metrics import Floats
-from schemaflow.schema.feature import RESERVED_ROWS, Feature
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.rows import rows_in
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 from schemaflow.schema.sources import TableLike, open_source
@@ -156,8 +157,6 @@ def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Flo
     counts = schema.fitted.counts.get(item_id.table)
     if counts is None:
         return None
-    vocabulary = schema.vocabulary(item_id.table)
-    if vocabulary is None:
-        return counts[identifiers.to_numpy()].astype(np.float32)
-    position = positions_of(identifiers, vocabulary)
-    return np.where(position >= 0, counts[position + RESERVED_ROWS], 0).astype(np.float32)
+    rows = rows_in(schema.domains[item_id.table], schema.vocabulary(item_id.table), identifiers)
+    own = rows >= schema.domains[item_id.table].reserved  # the rows before are shared by all that was never seen
+    return np.where(own, counts[rows], 0).astype(np.float32)

@@ -75,7 +75,8 @@ def _key(column: Array | Lists) -> Array:
             column.values[start:end].tobytes() for start, end in zip(column.splits[:-1], column.splits[1:], strict=True)
         ]
         return codes_of(pa.array(texts, pa.large_binary()))
-    return np.unique(column, return_inverse=True)[1].astype(np.int64)
+    axis = 0 if column.ndim > 1 else None
+    return np.unique(column, axis=axis, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def codes_of(values: pa.Array) -> Array:

@@ -182,17 +182,22 @@ def _tensor(schema: Schema, feature: Feature, values: Any) -> tf.Tensor:
     missing, rows = missing_value(feature.dtype), list(values)
     limit = (
         schema.rows(feature.table)
-        if feature.kind == "categorical" and schema.vocabulary(feature.table) is None
+        if feature.kind == "categorical" and schema.domains[feature.table].encoding == "range"
         else None
     )
     try:
-        if feature.list is None:
+        if not feature.many:
             checked = [_value(feature, value, missing, limit) for value in rows]
             return tf.constant(checked, feature.tensor_dtype, [len(rows)])
-        # what is missing in a list takes no part, as in training
+        if feature.kind == "vector":
+            return _vectors(feature, rows)
+        # what is missing in a list takes no part, as in training; a weight could not say whose it is then
+        whole = feature.weighted_by is not None or feature.kind == "weights"
+        if whole and any(it is None for row in rows for it in row or ()):
+            raise ValueError("a weighted list must be whole")
         lists = [[_value(feature, it, missing, limit) for it in row or () if it is not None] for row in rows]
         width = max(map(len, lists), default=0)
-        longest = feature.list.max_length
+        longest = feature.list.max_length if feature.list is not None else None
         if longest is not None and width > longest:
             raise ValueError(f"{width} values are more than its max_length of {longest}")
         padded = [row + [missing] * (width - len(row)) for row in lists]
@@ -201,6 +206,18 @@ def _tensor(schema: Schema, feature: Feature, values: Any) -> tf.Tensor:
         raise ConfigError(
             f'feature "{feature.name}": expected {feature.dtype}, received {_short(values)} ({reason})'
         ) from None
+
+
+def _vectors(feature: Feature, rows: list[Any]) -> tf.Tensor:
+    """Return dense vectors, [rows, dim]; a missing one as a row of NaN, for what the schema puts in its place."""
+    dim = int(feature.embedding.dim or 0) if feature.embedding is not None else 0
+    whole = [[float(it) for it in row] if row is not None else [math.nan] * dim for row in rows]
+    for given, row in zip(rows, whole, strict=True):
+        if given is None and not feature.takes_missing:
+            raise ValueError("a missing vector has nothing in its place")
+        if len(row) != dim or (given is not None and not all(map(math.isfinite, row))):
+            raise ValueError(f"expected {dim} finite numbers in each row")
+    return tf.constant(whole, feature.tensor_dtype, [len(rows), dim])
 
 
 def _value(feature: Feature, value: Any, missing: Any, limit: int | None) -> Any:
@@ -214,10 +231,11 @@ def _value(feature: Feature, value: Any, missing: Any, limit: int | None) -> Any
     """
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        if limit is not None or feature.kind == "continuous":
-            raise ValueError("a missing value has no row of its own here")
-        return missing
+        if feature.takes_missing:
+            return missing
+        raise ValueError("a missing value has no row of its own here, and the schema names nothing in its place")
     expected: Any = (str, bytes) if feature.dtype == "string" else (int, float) if feature.dtype[0] == "f" else int
+    value = int(value) if isinstance(value, bool) and expected is int else value  # as in columns of booleans
     if isinstance(value, bool) or not isinstance(value, expected):
         raise TypeError(f"{value!r} is {type(value).__name__}")
     if expected is int:

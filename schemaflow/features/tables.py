@@ -8,7 +8,8 @@ from typing import Any
 
 from schemaflow.errors import ConfigError, SchemaError, suggest
 from schemaflow.schema.domain import Domain
-from schemaflow.schema.feature import COMBINERS, Feature
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.options import COMBINERS
 from schemaflow.schema.schema import Schema
 
 __all__ = [
@@ -94,6 +95,8 @@ class TableSpec:
         rows: Reserved rows included.
         dim: Width of a row.
         padding: Row 0 is padding.
+        initializer: The name of the Keras initializer that the schema asks for.
+        trainable: Whether training changes it.
     """
 
     domain: str
@@ -101,6 +104,8 @@ class TableSpec:
     rows: int
     dim: int
     padding: bool
+    initializer: str | None = None
+    trainable: bool = True
 
     @property
     def parameters(self) -> int:
@@ -148,9 +153,13 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
         except SchemaError as reason:
             problems += [problem for problem in reason.problems if problem not in problems]
             continue
-        dim = _dim(domain, rows, options, problems)
+        vectors = schema.fitted.vectors.get(name)
+        dim = _dim(domain, rows, None if vectors is None else vectors.shape[1], options, problems)
+        initializer = _said(domain, "initializer", problems)
+        trainable = _said(domain, "trainable", problems)
+        names = tuple(feature.name for feature in domain.features)
         specs[name] = TableSpec(
-            name, tuple(feature.name for feature in domain.features), rows, dim, domain.encoding == "vocabulary"
+            name, names, rows, dim, domain.reserved > 0, initializer, True if trainable is None else trainable
         )
     if problems:
         raise SchemaError(*problems)
@@ -158,20 +167,20 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
 
 
 def initializer_of(options: EmbeddingOptions, spec: TableSpec) -> Any:
-    """Return the initializer that the options ask for in a table, or None.
+    """Return the initializer that the options ask for in a table, else the schema's, or None.
 
     Raises:
         ConfigError: They ask for several.
     """
     wanted = options.embeddings_initializers
     if not _by_feature(wanted):
-        return wanted
+        return spec.initializer if wanted is None else wanted
     named = [name for name in spec.features if name in wanted]
     if len(named) > 1:
         raise ConfigError(
             f'embeddings_initializers name {" and ".join(named)}, which share the table "{spec.domain}"; name one of them'
         )
-    return wanted[named[0]] if named else None
+    return wanted[named[0]] if named else spec.initializer
 
 
 def combiner_of(feature: Feature, options: EmbeddingOptions) -> str:
@@ -212,22 +221,36 @@ def _by_feature(initializers: Any) -> bool:
     )  # a serialized initializer is a dict too
 
 
-def _dim(domain: Domain, rows: int, options: EmbeddingOptions, problems: list[str]) -> int:
-    given = [
-        options.embedding_dims[it.name]
-        for it in domain.features
-        if options.embedding_dims and it.name in options.embedding_dims
-    ]
-    given = given or [
-        it.embedding.dim for it in domain.features if it.embedding is not None and it.embedding.dim is not None
-    ]
-    if len(set(given)) > 1:
+def _said(domain: Domain, key: str, problems: list[str]) -> Any:
+    """Return what the features of a domain say of their table, where no two contradict each other."""
+    given = [getattr(it.embedding, key) for it in domain.features if it.embedding is not None]
+    distinct = sorted({value for value in given if value is not None})
+    if len(distinct) > 1:
+        names = " and ".join(f'"{feature.name}"' for feature in domain.features)
+        asked = (
+            f"the widths {distinct}" if key == "dim" else f"{key} {' and '.join(str(it).lower() for it in distinct)}"
+        )
+        problems.append(f'features {names} share the domain "{domain.name}" but ask for {asked}; give one')
+    return distinct[0] if distinct else None
+
+
+def _dim(domain: Domain, rows: int, pretrained: int | None, options: EmbeddingOptions, problems: list[str]) -> int:
+    asked = options.embedding_dims or {}
+    by_option = sorted({asked[it.name] for it in domain.features if it.name in asked})
+    said = _said(domain, "dim", problems)
+    if len(by_option) > 1:
         names = " and ".join(f'"{feature.name}"' for feature in domain.features)
         problems.append(
-            f'features {names} share the domain "{domain.name}" but ask for the widths {sorted(set(given))}; give one'
+            f'features {names} share the domain "{domain.name}" but embedding_dims ask for the widths {by_option}; give one'
         )
-    if given:
-        return given[0]
+    if pretrained is not None:
+        if by_option and by_option[0] != pretrained:
+            problems.append(
+                f'feature "{domain.features[0].name}" is asked to be {by_option[0]} wide, but its pretrained vectors are {pretrained}; remove one'
+            )
+        return pretrained
+    if by_option or said is not None:
+        return by_option[0] if by_option else int(said)
     if options.infer_embedding_sizes:
         return inferred_dim(
             rows, options.infer_embedding_sizes_multiplier, options.infer_embeddings_ensure_dim_multiple_of_8

@@ -20,14 +20,15 @@ COMBINERS = ("mean", "sum", "sqrtn", "max")
 class EmbeddingTable(keras.layers.Layer):
     """A table of vectors: `e(i) = E[i]`, and for a list `sum_i E[i] / n^a` with a = 1 (mean), 0 (sum), 1/2 (sqrtn).
 
-    Padding takes no part, and a list that is empty or all padding is a zero vector.
+    With weights w, a list is `sum_i w_i E[i] / d` with `d = sum_i w_i` (mean), 1 (sum), `sqrt(sum_i w_i^2)` (sqrtn).
+    Padding takes no part, and a list that is empty, all padding or all of weight 0 is a zero vector.
 
     Args:
         rows: Rows of the table.
         dim: Width of a row.
         initializer: Of the table: a Keras initializer, its name or config. Truncated normal, deviation 0.05, if None.
         padding: Row 0 is padding, as it is in tables with a vocabulary.
-        **kwargs: Of `keras.layers.Layer`.
+        **kwargs: Of `keras.layers.Layer`; `trainable=False` leaves the table as it is.
 
     Raises:
         ConfigError: `rows` or `dim` is below 1.
@@ -52,41 +53,51 @@ class EmbeddingTable(keras.layers.Layer):
         )  # autocast would copy the whole table to half precision at each step
         self.built = True
 
-    def call(self, ids: tf.Tensor | tf.RaggedTensor, combiner: str = "mean") -> tf.Tensor:
+    def call(
+        self, ids: tf.Tensor | tf.RaggedTensor, combiner: str = "mean", weights: tf.RaggedTensor | None = None
+    ) -> tf.Tensor:
         """Return the vectors of ids.
 
         Args:
             ids: [batch] int, or lists: [batch, None] int, ragged or dense.
             combiner: For lists; one of mean, sum, sqrtn, max.
+            weights: One for each id of ragged lists, [batch, None] float32; not with max.
 
         Returns:
             [batch, dim] in the layer's compute dtype.
 
         Raises:
-            ConfigError: There is no such combiner.
+            ConfigError: There is no such combiner, or it takes no weights.
         """
         if not isinstance(ids, tf.RaggedTensor) and len(ids.shape) == 1:
             return tf.cast(tf.nn.embedding_lookup(self.embeddings.value, ids), self.compute_dtype)
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
-        return tf.cast(self._combine(ids, combiner), self.compute_dtype)
+        return tf.cast(self._combine(ids, combiner, weights), self.compute_dtype)
 
-    def _combine(self, ids: tf.RaggedTensor, combiner: str) -> tf.Tensor:
+    def _combine(self, ids: tf.RaggedTensor, combiner: str, weights: tf.RaggedTensor | None) -> tf.Tensor:
         if combiner not in COMBINERS:
             raise ConfigError(
                 f'unknown combiner "{combiner}"{suggest(combiner, COMBINERS)} (known: {", ".join(COMBINERS)})'
             )
+        if combiner == "max" and weights is not None:
+            raise ConfigError("the combiner max takes no weights; use mean, sum or sqrtn")
         vectors = tf.nn.embedding_lookup(self.embeddings.value, ids.values)  # [n, dim]
         row, rows = ids.value_rowids(), ids.nrows()  # [n], scalar
         counts = tf.not_equal(ids.values, 0) if self.padding else tf.ones_like(ids.values, tf.bool)  # [n]
-        number = tf.math.unsorted_segment_sum(tf.cast(counts, vectors.dtype), row, rows)[:, tf.newaxis]  # [batch, 1]
         if combiner == "max":
             lowest = tf.where(counts[:, tf.newaxis], vectors, vectors.dtype.min)
-            return tf.where(number > 0, tf.math.unsorted_segment_max(lowest, row, rows), 0.0)
-        total = tf.math.unsorted_segment_sum(tf.where(counts[:, tf.newaxis], vectors, 0.0), row, rows)  # [batch, dim]
+            present = (
+                tf.math.unsorted_segment_max(tf.cast(counts, tf.int32), row, rows)[:, tf.newaxis] > 0
+            )  # [batch, 1]
+            return tf.where(present, tf.math.unsorted_segment_max(lowest, row, rows), 0.0)
+        share = tf.ones_like(vectors[:, 0]) if weights is None else tf.cast(weights.values, vectors.dtype)  # [n]
+        share = tf.where(counts, share, 0.0)[:, tf.newaxis]  # [n, 1]
+        total = tf.math.unsorted_segment_sum(share * vectors, row, rows)  # [batch, dim]
         if combiner == "sum":
             return total
-        return tf.math.divide_no_nan(total, number if combiner == "mean" else tf.sqrt(number))
+        norm = tf.math.unsorted_segment_sum(share if combiner == "mean" else share**2, row, rows)  # [batch, 1]
+        return tf.math.divide_no_nan(total, norm if combiner == "mean" else tf.sqrt(norm))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""

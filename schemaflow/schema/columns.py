@@ -4,14 +4,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from schemaflow.errors import DataError
-from schemaflow.schema.feature import MISSING, OUT_OF_VOCABULARY, RESERVED_ROWS, Feature
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.options import TextOptions
 from schemaflow.schema.sources import Piece
+from schemaflow.schema.tags import Tags
+from schemaflow.schema.text import tokens_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-__all__ = ["Column", "missing_value", "read_column", "rows_in"]
+__all__ = ["Column", "missing_value", "place_of", "read_column"]
 
 
 @dataclass(frozen=True)
@@ -59,29 +62,16 @@ def missing_value(dtype: str) -> str | int | float:
     return int(np.iinfo("int64" if dtype.startswith("u") else dtype).min)
 
 
-def rows_in(vocabulary: "pa.Array", values: "pa.Array") -> "npt.NDArray[Any]":
-    """Return the table rows of values, [n] int: 1 where missing, 2 where the vocabulary does not hold them.
-
-    Args:
-        vocabulary: The values in the order of their rows, of which the first is row 3.
-        values: Of the same type, [n].
-    """
-    import pyarrow.compute as pc
-
-    found = pc.index_in(values, value_set=vocabulary)
-    known = pc.fill_null(pc.add(found, RESERVED_ROWS), OUT_OF_VOCABULARY)
-    return pc.if_else(pc.is_null(values), MISSING, known).to_numpy(zero_copy_only=False)
-
-
 def read_column(feature: Feature, piece: Piece) -> Column:
-    """Return a feature's values in the rows of a piece.
+    """Return a feature's values in the rows of a piece: of a text, its tokens; of a dense vector, its numbers.
 
-    The empty string, the least integer and NaN count as missing, as they do in a raw tensor. In a list, what is missing
-    takes no part: a null list is an empty one, and a null within is left out, as padding is.
+    The empty string, the least integer and NaN count as missing, as they do in a raw tensor; where the schema names a
+    value that stands in for a missing one, that is there. In a list, what is missing takes no part: a null list is an
+    empty one, and a null within is left out, as padding is.
 
     Raises:
         DataError: The column has another type than the feature, is a list where the feature is not (or the reverse), or
-            holds a list that is longer than the feature's `max_length`.
+            holds a list that is longer than the feature's `max_length`, or lacks a value that has a weight.
     """
     import pyarrow as pa
 
@@ -89,17 +79,25 @@ def read_column(feature: Feature, piece: Piece) -> Column:
     array = chunked.combine_chunks() if isinstance(chunked, pa.ChunkedArray) else chunked
     if isinstance(array, pa.ChunkedArray):  # combine_chunks gives chunks back when one array cannot hold them
         array = pa.concat_arrays(array.chunks)
-    is_list = any(is_kind(array.type) for is_kind in _list_kinds())
-    if is_list != (feature.list is not None):
-        expected = f"lists of {feature.dtype}" if feature.list is not None else f"one {feature.dtype} a row"
-        hint = 'remove "list" from' if feature.list is not None else 'add "list: {}" to'
+    wanted, is_list = feature.many, any(is_kind(array.type) for is_kind in _list_kinds())
+    if is_list != wanted and not (wanted and pa.types.is_null(array.type)):
+        expected = f"lists of {feature.dtype}" if wanted else f"one {feature.dtype} a row"
+        hint = (
+            "make it a list column" if feature.kind == "vector"
+            else 'remove "list" from the feature' if wanted
+            else 'add "list: {}" to the feature'
+        )  # fmt: skip
         raise DataError(
-            f'{piece.where}: the column "{feature.source}" holds {array.type}, feature "{feature.name}" expects {expected};'
-            f" {hint} the feature"
+            f'{piece.where}: the column "{feature.source}" holds {array.type}, feature "{feature.name}" expects {expected}; {hint}'
         )
-    if feature.list is None:
-        return Column(_canonical(feature, array, piece.where), None, piece)
-    return _read_lists(feature, array, piece)
+    if wanted:
+        return _read_lists(feature, array, piece)
+    values = _canonical(feature, array, piece)
+    if feature.text_like:
+        return Column(*tokens_of(feature.text or TextOptions(), values), piece)
+    if feature.stand_in is not None:
+        values = values.fill_null(pa.scalar(feature.stand_in, values.type))
+    return Column(values, None, piece)
 
 
 def _list_kinds() -> list[Any]:
@@ -110,13 +108,22 @@ def _list_kinds() -> list[Any]:
 
 def _read_lists(feature: Feature, array: Any, piece: Piece) -> Column:
     import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_null(array.type):
+        array = array.cast(pa.large_list(pa.null()))
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
-    values = _canonical(feature, array.flatten(), piece.where)
+    values = _canonical(feature, array.flatten(), piece)
     if values.null_count:
         row_of = np.repeat(np.arange(len(lengths)), lengths)  # of each value
-        lengths = np.bincount(row_of[values.is_valid().to_numpy(zero_copy_only=False)], minlength=len(lengths))
+        missing = values.is_null().to_numpy(zero_copy_only=False)
+        if feature.kind != "categorical" or feature.weighted_by is not None:
+            raise DataError(
+                f'{place_of(piece, int(row_of[np.argmax(missing)]))}: feature "{feature.name}" misses a value inside its list;'
+                f" {'a dense vector' if feature.kind == 'vector' else 'a weighted list'} must be whole: fill it in"
+            )
+        lengths = np.bincount(row_of[~missing], minlength=len(lengths))
         values = values.drop_null()
     limit = feature.list.max_length if feature.list is not None else None
     if limit is not None and len(lengths) and lengths.max() > limit:
@@ -129,18 +136,22 @@ def _read_lists(feature: Feature, array: Any, piece: Piece) -> Column:
     return Column(values, splits, piece)
 
 
-def _canonical(feature: Feature, array: Any, where: str) -> "pa.Array":
+def _canonical(feature: Feature, array: Any, piece: Piece) -> "pa.Array":
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     is_number = pa.types.is_integer(kind) or (feature.dtype.startswith("float") and pa.types.is_floating(kind))
+    is_number = is_number or (pa.types.is_boolean(kind) and feature.dtype[0] in "iu")  # false is 0, true is 1
+    is_moment = Tags.TIME in feature.tags or feature.time is not None
     if pa.types.is_null(kind):
         is_string = is_number = True  # a column of nulls alone fits every dtype
+    if is_moment and feature.dtype == "int64" and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        array, is_number = _epoch(feature, array, piece), True
     if not (is_string if feature.dtype == "string" else is_number):
         raise DataError(
-            f'{where}: the column "{feature.source}" holds {kind}, feature "{feature.name}" expects {feature.dtype}; change one of them'
+            f'{piece.where}: the column "{feature.source}" holds {kind}, feature "{feature.name}" expects {feature.dtype}; change one of them'
         )
     if feature.dtype == "string":
         array = array.cast(pa.large_string())
@@ -149,8 +160,23 @@ def _canonical(feature: Feature, array: Any, where: str) -> "pa.Array":
         array = array.cast(feature.dtype.replace("float32", "float64"))
     except pa.ArrowInvalid as reason:
         raise DataError(
-            f'{where}: the column "{feature.source}" does not fit dtype {feature.dtype} of feature "{feature.name}": {reason}'
+            f'{piece.where}: the column "{feature.source}" does not fit dtype {feature.dtype} of feature "{feature.name}": {reason}'
         ) from None
     if feature.dtype.startswith("float"):
         return pc.if_else(pc.is_nan(array), None, array)
     return pc.if_else(pc.equal(array, missing_value(feature.dtype)), None, array).cast(pa.int64())
+
+
+def _epoch(feature: Feature, array: Any, piece: Piece) -> "pa.Array":
+    """Return Arrow's timestamps or dates as whole units since 1970."""
+    import pyarrow as pa
+
+    unit = "s" if feature.time is None else feature.time.unit
+    zone = array.type.tz if pa.types.is_timestamp(array.type) else None
+    try:
+        return array.cast(pa.timestamp(unit, zone)).cast(pa.int64())
+    except pa.ArrowInvalid as reason:
+        raise DataError(
+            f'{piece.where}: the column "{feature.source}" holds {array.type}, which is no whole number of {unit} ({reason});'
+            f' say "time: {{unit: …}}" with a finer unit in feature "{feature.name}"'
+        ) from None

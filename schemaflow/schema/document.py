@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from schemaflow.errors import SchemaFlowError, suggest
 
-__all__ = ["Document", "Location", "Version", "as_tuple", "dump_flow", "holds_mapping", "parse", "read"]
+__all__ = ["Document", "Location", "Version", "as_number", "as_tuple", "dump_flow", "holds_mapping", "parse", "read"]
 
 Location = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -39,6 +39,14 @@ Version = Annotated[Literal[1], BeforeValidator(_exactly_an_integer)]
 def as_tuple(value: Any) -> Any:
     """Return a YAML list as a tuple, and anything else as it is, for pydantic to refuse."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def as_number(value: Any) -> Any:
+    """Return 1e-3, which YAML takes for text, as the number it is, and anything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 class _Positions:
@@ -214,7 +222,8 @@ def _explain(reason: ValidationError, model: type[BaseModel], positions: _Positi
     """Say each mistake that pydantic found in our words."""
     lines: list[str] = []
     for mistake in reason.errors(include_url=False):
-        location: Location = mistake["loc"]
+        # the names of a union's branches, which begin with @, are no part of the document
+        location: Location = tuple(part for part in mistake["loc"] if not str(part).startswith("@"))
         where = positions.prefix(location)
         cause = mistake.get("ctx", {}).get("error")
         if isinstance(cause, SchemaFlowError):

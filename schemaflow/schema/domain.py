@@ -1,15 +1,18 @@
 """The values that share one embedding table, gathered from the features that name them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from schemaflow.schema.feature import RESERVED_ROWS, Feature
+from schemaflow.schema.feature import CALENDAR, Encoding, Feature
+from schemaflow.schema.options import Pretrained, VocabularyFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Domain", "domains_of"]
+
+_ENCODINGS: tuple[Encoding, ...] = ("vocabulary", "hash", "buckets", "calendar")
 
 
 @dataclass(frozen=True)
@@ -21,22 +24,45 @@ class Domain:
         features: The features whose values it holds.
         cardinality: The rows that a feature asks for, or None.
         values: The vocabulary that a feature spells out, or None.
+        file: The file of the vocabulary that a feature names, or None.
     """
 
     name: str
     features: tuple[Feature, ...]
     cardinality: int | None
     values: tuple[int | str, ...] | None
+    file: VocabularyFile | None = None
 
     @property
-    def encoding(self) -> Literal["vocabulary", "range"]:
-        """Whether its values are looked up, or are rows themselves."""
-        return "vocabulary" if any(feature.encoding == "vocabulary" for feature in self.features) else "range"
+    def encoding(self) -> Encoding:
+        """How its values become rows; one feature that says so is enough."""
+        found = {feature.encoding for feature in self.features}
+        return next((encoding for encoding in _ENCODINGS if encoding in found), "range")
 
     @property
     def learned(self) -> bool:
-        """Whether its vocabulary is learned by `Schema.fit`."""
+        """Whether its vocabulary is learned by `Schema.fit`, or read by it."""
         return self.encoding == "vocabulary" and self.values is None
+
+    @property
+    def reserved(self) -> int:
+        """The rows at its head that hold no value; none where values are rows themselves."""
+        return max(feature.reserved for feature in self.features)
+
+    @property
+    def oov_rows(self) -> int:
+        """The rows that values out of the vocabulary are hashed into."""
+        return max(feature.oov_rows for feature in self.features)
+
+    @property
+    def buckets(self) -> int:
+        """The rows that values are hashed into, in place of a vocabulary."""
+        return max(feature.hash or 0 for feature in self.features)
+
+    @property
+    def pretrained(self) -> Pretrained | None:
+        """Where the vectors are that its table begins with."""
+        return next((it.embedding.pretrained for it in self.features if it.embedding and it.embedding.pretrained), None)
 
     def inline_values(self) -> "pa.Array | None":
         """Return the vocabulary that the schema spells out, as Arrow."""
@@ -51,19 +77,27 @@ class Domain:
         import pyarrow as pa
 
         kind = pa.large_string() if self.features[0].dtype == "string" else pa.int64()
-        name, rows = self.features[0].name, len(vocabulary) + RESERVED_ROWS
+        name, rows = self.features[0].name, len(vocabulary) + self.reserved
         if vocabulary.type != kind:
             return f'feature "{name}" has dtype {self.features[0].dtype}, but a vocabulary of {vocabulary.type} was learned for it; fit the schema again'
         if self.cardinality is not None and rows > self.cardinality:
             return f'feature "{name}" has cardinality {self.cardinality}, but its learned vocabulary needs {rows} rows; raise it or fit again'
         return None
 
-    def rows(self, vocabulary: "pa.Array | None") -> int:
-        """Return the rows of its table: what the schema asks for, else what the vocabulary needs."""
+    def rows(self, values: int | None) -> int:
+        """Return the rows of its table: what the schema asks for, else what its values need.
+
+        Args:
+            values: How many the vocabulary or the buckets hold, where the schema does not say it.
+        """
         if self.cardinality is not None:
             return self.cardinality
-        assert vocabulary is not None, "a domain without cardinality has a vocabulary"
-        return len(vocabulary) + RESERVED_ROWS
+        if self.encoding == "hash":
+            return self.reserved + self.buckets
+        if self.encoding == "calendar":
+            return self.reserved + CALENDAR[str(self.features[0].time and self.features[0].time.take)]
+        assert values is not None, "a domain without cardinality has values"
+        return self.reserved + values
 
 
 def domains_of(features: Sequence[Feature]) -> tuple[dict[str, Domain], list[str]]:
@@ -88,28 +122,45 @@ def domains_of(features: Sequence[Feature]) -> tuple[dict[str, Domain], list[str
 
 def _merge(name: str, group: list[Feature], problems: list[str]) -> Domain:
     names = " and ".join(f'"{feature.name}"' for feature in group)
-    cardinalities = sorted({feature.cardinality for feature in group if feature.cardinality is not None})
-    spelled = list(dict.fromkeys(feature.vocabulary for feature in group if isinstance(feature.vocabulary, tuple)))
-    if len(cardinalities) > 1:
-        problems.append(
-            f'features {names} share the domain "{name}" but have the cardinalities {cardinalities}; give one'
-        )
+    shared = f'features {names} share the domain "{name}" but'
+
+    def one(what: str, values: Iterable[Any], shown: Callable[[list[Any]], str] = str) -> Any:
+        """Return the value that is given, where no two are."""
+        given = list(dict.fromkeys(value for value in values if value is not None))
+        if len(given) > 1:
+            problems.append(f"{shared} {what}{shown(sorted(given, key=str))}; give one")
+        return given[0] if given else None
+
+    def unseen(_: list[Any]) -> str:
+        return ""
+
+    cardinality = one("have the cardinalities ", (feature.cardinality for feature in group), _sorted)
+    spelled = one(
+        "spell out different vocabularies", (it.vocabulary for it in group if isinstance(it.vocabulary, tuple)), unseen
+    )
+    file = one(
+        "name different files of vocabulary",
+        (it.vocabulary for it in group if isinstance(it.vocabulary, VocabularyFile)),
+        unseen,
+    )
+    one("hash into ", (feature.hash for feature in group), _sorted)
+    one("have out-of-vocabulary rows ", (feature.oov for feature in group), _sorted)
     if len({feature.dtype == "string" for feature in group}) > 1:
-        problems.append(f'features {names} share the domain "{name}" but mix strings and numbers; give them one dtype')
-    if len(spelled) > 1:
-        problems.append(f'features {names} share the domain "{name}" but spell out different vocabularies; give one')
-    explicit = {
-        feature.encoding for feature in group if feature.cardinality is not None or feature.vocabulary is not None
-    }
-    if len(explicit) > 1:
+        problems.append(f"{shared} mix strings and numbers; give them one dtype")
+    says = [it for it in group if it.cardinality is not None or it.vocabulary is not None or it.hash is not None]
+    if len({feature.encoding for feature in says} | {it.encoding for it in group if it.encoding in _ENCODINGS[2:]}) > 1:
         problems.append(
-            f'features {names} share the domain "{name}", but one has a vocabulary and another numbers its rows; say "vocabulary: learned" in all'
+            f'features {names} share the domain "{name}", but one has a vocabulary and another numbers or hashes its rows; say the same in all'
         )
-    domain = Domain(name, tuple(group), cardinalities[0] if cardinalities else None, spelled[0] if spelled else None)
-    if domain.cardinality is None and not any(feature.vocabulary is not None for feature in group):
+    domain = Domain(name, tuple(group), cardinality, spelled, None if spelled is not None else file)
+    if domain.encoding in ("vocabulary", "range") and cardinality is None and not any(it.vocabulary for it in group):
         problems += [
             f'feature "{feature.name}" is categorical but has no cardinality; add "cardinality: <rows>",'
-            ' or "vocabulary: learned" to have it counted by Schema.fit'
+            ' "vocabulary: learned" to have it counted by Schema.fit, or "hash: <buckets>"'
             for feature in group
         ]
     return domain
+
+
+def _sorted(values: list[Any]) -> str:
+    return str(sorted(values))

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,29 @@ __all__ = ["Fitted", "Statistics"]
 
 _VOCABULARY = "vocabulary."
 _COUNTS = "counts."
+_VECTORS = "vectors."
 _STATISTICS = "statistics.json"
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The mean and standard deviation of a continuous feature."""
+    """What numbers are like, in their own unit; those taken from moments are ages in days.
+
+    Args:
+        mean: Of all rows.
+        std: Their standard deviation.
+        minimum: The least.
+        maximum: The largest.
+        edges: The quantiles between buckets, where the feature asks for them.
+        newest: The moment that ages count from, in the feature's unit of time.
+    """
 
     mean: float
     std: float
+    minimum: float
+    maximum: float
+    edges: tuple[float, ...] = ()
+    newest: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,7 @@ class Fitted:
 
     Args:
         vocabularies: Per domain, the values in the order of their rows (large_string or int64, the first is row 3).
-        statistics: Per normalised feature.
+        statistics: Per feature that learns from its numbers: normalised, in quantiles, filled with the mean, an age.
         counts: Per domain of an id, the interactions that hold each row of its table, int64; without those that no
             interactions were seen of.
     """
@@ -43,6 +57,7 @@ class Fitted:
     vocabularies: Mapping[str, "pa.Array"] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     counts: Mapping[str, "npt.NDArray[Any]"] = field(default_factory=dict)
+    vectors: Mapping[str, "npt.NDArray[Any]"] = field(default_factory=dict)
 
     def files(self) -> dict[str, bytes]:
         """Return the contents of the files that hold it, by name."""
@@ -51,24 +66,33 @@ class Fitted:
             for domain, values in self.vocabularies.items()
         }
         files |= {f"{_COUNTS}{domain}.parquet": _to_parquet("count", counts) for domain, counts in self.counts.items()}
+        files |= {f"{_VECTORS}{domain}.parquet": _to_parquet("vector", list(it)) for domain, it in self.vectors.items()}
         if self.statistics:
-            statistics = {name: {"mean": it.mean, "std": it.std} for name, it in self.statistics.items()}
+            statistics = {name: asdict(it) for name, it in self.statistics.items()}
             files[_STATISTICS] = json.dumps(statistics, indent=1).encode()
         return files
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> "Fitted":
         """Read what `files` gave."""
-        vocabularies, counts = (
+        vocabularies, counts, vectors = (
             {
                 name.removeprefix(kind).removesuffix(".parquet"): _from_parquet(content)
                 for name, content in files.items()
                 if name.startswith(kind)
             }
-            for kind in (_VOCABULARY, _COUNTS)
+            for kind in (_VOCABULARY, _COUNTS, _VECTORS)
         )
-        statistics = {name: Statistics(**it) for name, it in json.loads(files.get(_STATISTICS, b"{}")).items()}
-        return cls(vocabularies, statistics, {domain: column.to_numpy() for domain, column in counts.items()})
+        statistics = {
+            name: Statistics(**{**it, "edges": tuple(it["edges"])})
+            for name, it in json.loads(files.get(_STATISTICS, b"{}")).items()
+        }
+        return cls(
+            vocabularies,
+            statistics,
+            {domain: column.to_numpy() for domain, column in counts.items()},
+            {domain: column.flatten().to_numpy().reshape(len(column), -1) for domain, column in vectors.items()},
+        )
 
     def write(self, folder: Path) -> None:
         """Write the files into a folder, in place of those that an earlier fit left there."""
@@ -77,7 +101,9 @@ class Fitted:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         for old in folder.iterdir():
-            if old.name not in files and (old.name.startswith((_VOCABULARY, _COUNTS)) or old.name == _STATISTICS):
+            if old.name not in files and (
+                old.name.startswith((_VOCABULARY, _COUNTS, _VECTORS)) or old.name == _STATISTICS
+            ):
                 old.unlink()
 
     @classmethod
@@ -122,4 +148,4 @@ def _from_parquet(content: bytes) -> Any:
     import pyarrow.parquet as pq
 
     column = pq.read_table(pa.BufferReader(content)).column(0).combine_chunks()
-    return column.cast(pa.large_string()) if not pa.types.is_integer(column.type) else column
+    return column.cast(pa.large_string()) if pa.types.is_string(column.type) else column

@@ -1,15 +1,19 @@
 """Learn from tables what a schema leaves open."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemaflow.errors import DataError, SchemaError
-from schemaflow.schema.columns import Column, read_column, rows_in
+from schemaflow.schema.columns import Column, read_column
+from schemaflow.schema.counting import Counter, Moments, Quantiles, finite_numbers
 from schemaflow.schema.domain import Domain
-from schemaflow.schema.feature import RESERVED_ROWS, Feature
+from schemaflow.schema.feature import DAY, Feature
+from schemaflow.schema.files import find, read_vectors, read_vocabulary
 from schemaflow.schema.fitted import Fitted, Statistics
+from schemaflow.schema.options import Quantiles as QuantilesOption
+from schemaflow.schema.rows import rows_in
 from schemaflow.schema.sources import Source
 from schemaflow.schema.tags import Tags
 
@@ -23,42 +27,51 @@ _CONTEXT = frozenset({Tags.USER, Tags.CONTEXT, Tags.SESSION, Tags.TIME})
 
 
 def fit(
-    features: Sequence[Feature], domains: Mapping[str, Domain], sources: Sequence[Source], side_tables: Sequence[Source]
+    features: Sequence[Feature],
+    domains: Mapping[str, Domain],
+    sources: Sequence[Source],
+    side_tables: Sequence[Source],
+    known: Fitted,
+    folders: Sequence[Path],
 ) -> Fitted:
     """Return what the features' columns hold, by one pass over each source.
 
-    Values get their rows by falling number of occurrences, ties by value. Ids are counted in the interactions: sources,
-    not side tables, that hold the item id and the user id (or, where the schema has none, a context or a time).
+    New values get their rows by falling number of occurrences, ties by value, after those that are known already; what
+    is known of numbers stays. Ids are counted in the interactions: sources, not side tables, that hold the item id and
+    the user id (or, where the schema has none, a context or a time).
 
     Args:
         features: Of the schema.
         domains: Of the schema.
         sources: Interactions, and other tables in memory.
         side_tables: Tables with one row for each user or item, whose ids are not interactions.
+        known: What was learned before, which a trained model relies on.
+        folders: Where files that the schema names are looked for.
 
     Raises:
         DataError: A column that is needed is in no source, or does not fit its feature.
         SchemaError: A vocabulary needs more rows than its cardinality.
     """
     ids = [it for it in features if it.has(Tags.ID) and it.kind == "categorical" and it.list is None]
-    learned = [it for it in features if it.kind == "categorical" and domains[it.table].learned]
-    normalized = [it for it in features if it.normalize is not None]
-    wanted = [it for it in features if it in learned or it in normalized or it in ids]
+    learned = [it for it in features if it.kind == "categorical" and _counts_values(domains[it.table])]
+    numbers = [it for it in features if it.learns_statistics and it.name not in known.statistics]
+    wanted = [it for it in features if it in learned or it in numbers or it in ids]
     everything = [*sources, *side_tables]
     problems = [
         f'feature "{it.name}" is to be learned, but its column "{it.source}" is in none of '
         + ", ".join(source.name for source in everything)
         for it in features
-        if (it in learned or it in normalized) and not any(it.source in source.columns for source in everything)
+        if it in numbers or (it in learned and it.table not in known.vocabularies)
+        if not any(it.source in source.columns for source in everything)
     ]
     if problems:
         raise DataError(*problems)
-    values: dict[str, _Counter] = {}
-    moments: dict[str, _Moments] = {}
-    counts: dict[str, _Counter] = {}
+    values: dict[str, Counter] = {}
+    gathered: dict[str, _Numbers] = {}
+    counts: dict[str, Counter] = {}
     for source in everything:
         present = [it for it in wanted if it.source in source.columns]
-        first_here = {it.name for it in normalized if it.name not in moments}  # one table is enough for a mean
+        first_here = {it.name for it in numbers if it.name not in gathered}  # one table is enough for a mean
         counted = ids if source in sources and _holds_interactions(source, features, ids) else []
         for piece in source.pieces(list(dict.fromkeys(it.source for it in present))) if present else ():
             for feature in present:
@@ -66,20 +79,30 @@ def fit(
                 if feature in ids and domains[feature.table].encoding == "range":
                     _refuse_outside(feature, domains[feature.table], column)
                 if feature in learned:
-                    values.setdefault(feature.table, _Counter()).add(column)
+                    values.setdefault(feature.table, Counter()).add(column)
                 if feature in counted:
-                    counts.setdefault(feature.table, _Counter()).add(column)
-                if feature in normalized and feature.name in first_here:
-                    moments.setdefault(feature.name, _Moments()).add(column)
-    vocabularies = {name: _vocabulary(domains[name], counter) for name, counter in values.items()}
+                    counts.setdefault(feature.table, Counter()).add(column)
+                if feature in numbers and feature.name in first_here:
+                    gathered.setdefault(feature.name, _Numbers(feature)).add(column)
+    vocabularies = dict(known.vocabularies)
+    for name, domain in domains.items():
+        if domain.learned and (name in values or domain.file is not None):
+            vocabularies[name] = _vocabulary(domain, values.get(name), known.vocabularies.get(name), folders)
+    vectors = {name: _vectors(it, vocabularies, known, folders) for name, it in domains.items() if it.pretrained}
     return Fitted(
         vocabularies,
-        {name: it.statistics(name) for name, it in moments.items()},
+        {**known.statistics, **{name: it.statistics() for name, it in gathered.items()}},
         {
             name: _row_counts(domains[name], vocabularies.get(name, domains[name].inline_values()), counter)
             for name, counter in counts.items()
-        },
+        }
+        or known.counts,
+        vectors,
     )
+
+
+def _counts_values(domain: Domain) -> bool:
+    return domain.learned and domain.file is None
 
 
 def _holds_interactions(source: Source, features: Sequence[Feature], ids: Sequence[Feature]) -> bool:
@@ -90,78 +113,95 @@ def _holds_interactions(source: Source, features: Sequence[Feature], ids: Sequen
 
 
 @dataclass
-class _Counter:
-    """Occurrences of each value, gathered piece by piece."""
+class _Numbers:
+    """What is learned of a feature's numbers; of moments, turned around so that they grow with age."""
 
-    tables: list["pa.Table"] = field(default_factory=list)
-
-    def add(self, column: Column) -> None:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        found = pc.value_counts(column.values)
-        self.tables.append(pa.table({"value": found.field("values"), "count": found.field("counts")}))
-        if len(self.tables) > 32:
-            self.tables = [self.total()]
-
-    def total(self) -> "pa.Table":
-        import pyarrow as pa
-
-        merged = pa.concat_tables(self.tables).group_by("value").aggregate([("count", "sum")])
-        return pa.table({"value": merged["value"], "count": merged["count_sum"]})
-
-
-@dataclass
-class _Moments:
-    """Count, mean and squared deviation, merged piece by piece (Chan, Golub & LeVeque 1979)."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
+    feature: Feature
+    moments: Moments = field(default_factory=Moments)
+    quantiles: Quantiles = field(default_factory=Quantiles)
 
     def add(self, column: Column) -> None:
-        import pyarrow.compute as pc
+        numbers = finite_numbers(column, self.feature.name)
+        numbers = -numbers if self._is_age else numbers
+        self.moments.add(numbers)
+        if isinstance(self.feature.buckets, QuantilesOption):
+            self.quantiles.add(numbers)
 
-        array = column.values.drop_null().cast("float64").to_numpy()
-        if not len(array):
-            return
-        if not pc.all(pc.is_finite(column.values.drop_null().cast("float64"))).as_py():
+    @property
+    def _is_age(self) -> bool:
+        return self.feature.time is not None and self.feature.time.take == "age"
+
+    def statistics(self) -> Statistics:
+        name, it = self.feature.name, self.moments
+        edges: tuple[float, ...] = ()
+        if it.count == 0:
+            raise DataError(f'feature "{name}" has no value in any row, so nothing can be learned of it; remove it')
+        if it.minimum == it.maximum and self.feature.normalize in ("standard", "min-max"):
             raise DataError(
-                f"{column.piece.where}: a continuous column holds an infinite value; normalising needs finite ones"
+                f'feature "{name}" is {abs(it.mean):g} in every row, so it cannot be normalised; remove it or "normalize"'
             )
-        mean, delta, total = float(array.mean()), float(array.mean()) - self.mean, self.count + len(array)
-        self.squares += float(((array - mean) ** 2).sum()) + delta**2 * self.count * len(array) / total
-        self.mean += delta * len(array) / total
-        self.count = total
-
-    def statistics(self, name: str) -> Statistics:
-        if self.count == 0:
-            raise DataError(
-                f'feature "{name}" has no value in any row, so it cannot be normalised; remove it or "normalize"'
-            )
-        std = math.sqrt(self.squares / self.count)
-        if std == 0.0:
-            raise DataError(
-                f'feature "{name}" is {self.mean:g} in every row, so it cannot be normalised; remove it or "normalize"'
-            )
-        return Statistics(self.mean, std)
+        if isinstance(self.feature.buckets, QuantilesOption):
+            edges = self.quantiles.edges(self.feature.buckets.quantiles)
+            if not edges:
+                raise DataError(
+                    f'feature "{name}" is {it.mean:g} in nearly every row, so it has no quantiles; remove it'
+                )
+        if not self._is_age:
+            return Statistics(it.mean, it.std, it.minimum, it.maximum, edges)
+        newest, day = int(-it.minimum), DAY[self.feature.time.unit if self.feature.time is not None else "s"]
+        days = [(newest + moment) / day for moment in (it.mean, it.minimum, it.maximum, *edges)]
+        return Statistics(days[0], it.std / day, days[1], days[2], tuple(days[3:]), newest)
 
 
-def _vocabulary(domain: Domain, counter: _Counter) -> "pa.Array":
-    total = counter.total()
-    total = total.filter(total["value"].is_valid()).sort_by([("count", "descending"), ("value", "ascending")])
-    if total.num_rows == 0:
-        raise DataError(
-            f'feature "{domain.features[0].name}" has no value in any row, so there is no vocabulary to learn'
-        )
-    rows = total.num_rows + RESERVED_ROWS
+def _vocabulary(
+    domain: Domain, counter: Counter | None, known: "pa.Array | None", folders: Sequence[Path]
+) -> "pa.Array":
+    """Return the values that are known, and then the new ones."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    name = domain.features[0].name
+    if domain.file is not None:
+        try:
+            path = find(domain.file.file, folders, f'the vocabulary of feature "{name}"')
+        except DataError:
+            if known is None:
+                raise
+            return known  # a bundle, or a schema that was moved, has the values without the file
+        found = read_vocabulary(domain, domain.file, path)
+    else:
+        assert counter is not None, "a vocabulary without a file is counted"
+        total = counter.total()
+        total = total.filter(total["value"].is_valid()).sort_by([("count", "descending"), ("value", "ascending")])
+        found = total["value"].combine_chunks()
+    if known is not None:
+        new = found.filter(pc.invert(pc.is_in(found, value_set=known)))
+        found = pa.concat_arrays([known, new])
+    if len(found) == 0:
+        raise DataError(f'feature "{name}" has no value in any row, so there is no vocabulary to learn')
+    rows = len(found) + domain.reserved
     if domain.cardinality is not None and rows > domain.cardinality:
         raise SchemaError(
-            f'feature "{domain.features[0].name}" has {total.num_rows} distinct values and needs {rows} rows with the {RESERVED_ROWS} reserved ones,'
+            f'feature "{name}" has {len(found)} distinct values and needs {rows} rows with the {domain.reserved} reserved ones,'
             f" more than its cardinality of {domain.cardinality}; raise cardinality to {rows} or remove it"
         )
-    array: Any = total["value"].combine_chunks()
+    array: Any = found
     return array
+
+
+def _vectors(
+    domain: Domain, vocabularies: Mapping[str, "pa.Array"], known: Fitted, folders: Sequence[Path]
+) -> "npt.NDArray[Any]":
+    spec, vocabulary = domain.pretrained, vocabularies.get(domain.name, domain.inline_values())
+    assert spec is not None, "asked for domains with pretrained vectors alone"
+    before = known.vectors.get(domain.name)
+    try:
+        path = find(spec.file, folders, f'the table of feature "{domain.features[0].name}"')
+    except DataError:
+        if before is None or (vocabulary is not None and len(vocabulary) != len(before)):
+            raise
+        return before
+    return read_vectors(domain, spec, path, vocabulary)
 
 
 def _refuse_outside(feature: Feature, domain: Domain, column: Column) -> None:
@@ -181,11 +221,11 @@ def _refuse_outside(feature: Feature, domain: Domain, column: Column) -> None:
         )
 
 
-def _row_counts(domain: Domain, vocabulary: "pa.Array | None", items: _Counter) -> "npt.NDArray[Any]":
+def _row_counts(domain: Domain, vocabulary: "pa.Array | None", items: Counter) -> "npt.NDArray[Any]":
     import numpy as np
 
     total = items.total()
     counts = total["count"].to_numpy()
-    values = total["value"].combine_chunks()
-    rows = values.to_numpy() if vocabulary is None else rows_in(vocabulary, values)
-    return np.bincount(rows, weights=counts, minlength=domain.rows(vocabulary)).astype(np.int64)
+    rows = rows_in(domain, vocabulary, total["value"].combine_chunks())
+    needed = domain.rows(None if vocabulary is None else len(vocabulary))
+    return np.bincount(rows, weights=counts, minlength=needed).astype(np.int64)

@@ -18,7 +18,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.fitted import Fitted
 from schemaflow.schema.fitting import fit
 from schemaflow.schema.sources import TableLike, open_source
-from schemaflow.schema.tags import Tags
+from schemaflow.schema.tags import SIDES, Tags
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,6 +66,7 @@ class Schema:
         name: What the data is called.
         tables: Side tables by name.
         fitted: What was learned from data: vocabularies, statistics, item counts.
+        folder: Where files that it names are looked for, beside the data's folder; no part of its value.
 
     Raises:
         SchemaError: Features or tables contradict each other; one line for each mistake.
@@ -87,6 +88,7 @@ class Schema:
     name: str | None = None
     tables: Mapping[str, SideTable] = field(default_factory=dict)
     fitted: Fitted = field(default_factory=Fitted)
+    folder: Path = Path()
     domains: Mapping[str, Domain] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +112,7 @@ class Schema:
                 problems.append(
                     f'table "{name}" is joined by "{table.key}", which is not an id; tag it id or join by one'
                 )
+        problems += self._weight_problems()
         domains, contradictions = domains_of(self.features)
         problems += contradictions
         problems += [
@@ -120,6 +123,25 @@ class Schema:
         if problems:
             raise SchemaError(*problems)
         object.__setattr__(self, "domains", MappingProxyType(domains))
+
+    def _weight_problems(self) -> list[str]:
+        weighted = {it.name: it.weighted_by for it in self.features if it.weighted_by is not None}
+        problems = []
+        for name, weights in weighted.items():
+            found = next((it for it in self.features if it.name == weights), None)
+            if found is None:
+                near = suggest(weights, self.column_names)
+                problems.append(f'feature "{name}" is weighted by "{weights}", which is not a feature here{near}')
+            elif found.kind != "weights" or not any(found.has(it) and self[name].has(it) for it in SIDES):
+                problems.append(
+                    f'feature "{name}" is weighted by "{weights}", which is no list tagged weight on the same side; tag it so'
+                )
+        problems += [
+            f'feature "{it.name}" is a list of weights that no list names; say "list: {{weights: {it.name}}}" in one, or remove it'
+            for it in self.features
+            if it.kind == "weights" and it.name not in weighted.values()
+        ]
+        return problems
 
     # -- reading and writing --------------------------------------------------------------------------------------
 
@@ -141,7 +163,7 @@ class Schema:
             )
         fitted = Fitted.read(Path(path).parent / document.fitted) if document.fitted is not None else Fitted()
         try:
-            return cls(tuple(document.features.values()), document.name, document.tables, fitted)
+            return cls(tuple(document.features.values()), document.name, document.tables, fitted, Path(path).parent)
         except SchemaError as reason:
             places = {f'feature "{name}"': ("features", name) for name in document.features}
             places |= {f'features "{name}"': ("features", name) for name in document.features}
@@ -202,8 +224,10 @@ class Schema:
     def fit(self, *tables: TableLike) -> Self:
         """Return a new schema with vocabularies, statistics and item counts learned from tables.
 
-        Side tables that the schema declares are read too, where they lie beside the first file given. Items are counted
-        in the tables that hold the item id beside users, times or targets.
+        What was learned before stays, since a trained model relies on it: new values get rows after those known, and
+        the numbers' statistics are kept; `unfitted()` starts anew. Counts are those of the tables given. Side tables
+        that the schema declares are read too, where they lie beside the first file given. Items are counted in the
+        tables that hold the item id beside users, times or targets.
 
         Args:
             *tables: Interactions first, then side tables: Parquet files, folders, Arrow, pandas or polars tables, dicts
@@ -224,16 +248,21 @@ class Schema:
             files = [folder / table.file for table in self.tables.values()]
             sides += [open_source(file) for file in files if file.exists() and file.resolve() not in given]
         sources = [source for source in opened if source not in sides]
-        return replace(self, fitted=fit(self.features, self.domains, sources, sides))
+        folders = [self.folder] if folder is None else [self.folder, folder]
+        return replace(self, fitted=fit(self.features, self.domains, sources, sides, self.fitted, folders))
+
+    def unfitted(self) -> Self:
+        """Return the schema without anything that was learned."""
+        return replace(self, fitted=Fitted())
 
     def vocabulary(self, domain: str) -> "pa.Array | None":
-        """Return a domain's values in the order of their rows (the first is row 3), or None where rows are ids themselves.
+        """Return a domain's values in the order of their rows, the first after the reserved ones; None without a vocabulary.
 
         Raises:
             SchemaError: The vocabulary is still to be learned.
         """
         it = self.domains[domain]
-        if it.encoding == "range":
+        if it.encoding != "vocabulary":
             return None
         if not it.learned:
             return it.inline_values()
@@ -248,7 +277,22 @@ class Schema:
             SchemaError: The schema does not say, and the vocabulary is still to be learned.
         """
         it = self.domains[domain]
-        return it.cardinality if it.cardinality is not None else it.rows(self.vocabulary(domain))
+        if it.encoding == "buckets":
+            return it.rows(len(self.edges(it.features[0])) + 1)
+        values = self.vocabulary(domain) if it.cardinality is None else None
+        return it.rows(None if values is None else len(values))
+
+    def edges(self, feature: Feature) -> tuple[float, ...]:
+        """Return the edges between a feature's buckets.
+
+        Raises:
+            SchemaError: They are quantiles that are still to be learned.
+        """
+        if isinstance(feature.buckets, tuple):
+            return feature.buckets
+        if feature.name not in self.fitted.statistics:
+            self.require_fitted()
+        return self.fitted.statistics[feature.name].edges
 
     def require_fitted(self) -> None:
         """Raise `SchemaError`, naming each feature, where something is still to be learned by `fit`."""
@@ -258,9 +302,14 @@ class Schema:
             if it.learned and name not in self.fitted.vocabularies
         ]
         problems += [
-            f'feature "{it.name}" has no mean and deviation yet'
+            f'feature "{it.name}" has no statistics yet'
             for it in self.features
-            if it.normalize and it.name not in self.fitted.statistics
+            if it.learns_statistics and it.name not in self.fitted.statistics
+        ]
+        problems += [
+            f'feature "{it.features[0].name}" has no pretrained vectors yet'
+            for name, it in self.domains.items()
+            if it.pretrained and name not in self.fitted.vectors
         ]
         if problems:
             raise SchemaError(*(f"{problem}; call schema.fit(…) on the data first" for problem in problems))
@@ -302,9 +351,11 @@ class Schema:
     def _with(self, features: list[Feature]) -> Self:
         """Return a schema of some of the features; what was learned and the tables stay.
 
-        A domain keeps its rows even where the feature that gave them is left out.
+        A domain keeps its rows even where the feature that gave them is left out, and a weighted list its weights.
         """
         names = {feature.name for feature in features}
+        names |= {it.weighted_by for it in features if it.weighted_by is not None}
+        features = [feature for feature in self.features if feature.name in names]
         kept = [feature if feature.kind != "categorical" else self._standalone(feature, names) for feature in features]
         tables = {name: table for name, table in self.tables.items() if table.key in names}
         return replace(self, features=tuple(kept), tables=tables)
@@ -318,7 +369,11 @@ class Schema:
         if domain.cardinality is not None:
             owed["cardinality"] = domain.cardinality
         if domain.encoding == "vocabulary":
-            owed["vocabulary"] = domain.values if domain.values is not None else "learned"
+            owed["vocabulary"] = domain.values or domain.file or "learned"
+        if domain.encoding == "hash":
+            owed["hash"] = domain.buckets
+        if domain.oov_rows > 1:
+            owed["oov"] = domain.oov_rows
         return feature.model_copy(update=owed)
 
     def __iter__(self) -> Iterator[Feature]:

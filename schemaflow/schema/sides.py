@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from schemaflow.errors import SchemaError
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
-from schemaflow.schema.tags import Tags
+from schemaflow.schema.tags import SIDES, Tags
 
 __all__ = ["Sides", "sides_of"]
 
@@ -18,15 +18,17 @@ class Sides:
         query: Of the query tower, context included.
         item: Of the item tower.
         item_id: The one that tells items apart.
+        weight: The one that weighs each interaction in the loss, if any.
     """
 
     query: tuple[Feature, ...]
     item: tuple[Feature, ...]
     item_id: Feature
+    weight: Feature | None = None
 
 
 def sides_of(schema: Schema, query_tag: Tags | str = Tags.USER, item_tag: Tags | str = Tags.ITEM) -> Sides:
-    """Return the features of each tower: categorical and continuous ones with its tag; the query tower takes context too.
+    """Return the features of each tower: those with its tag; the query tower takes context and session too.
 
     Raises:
         SchemaError: A tower has no feature, a feature is on no side, or there is not exactly one item id.
@@ -35,15 +37,16 @@ def sides_of(schema: Schema, query_tag: Tags | str = Tags.USER, item_tag: Tags |
         >>> [feature.name for feature in sides_of(Schema.from_yaml("schemas/movielens_100k.yaml")).item]
         ['movie_id', 'movie_title', 'year', 'genres']
     """
-    inputs = [feature for feature in schema if feature.kind != "value" and not feature.has(Tags.TARGET)]
-    query = tuple(it for it in inputs if it.has(query_tag) or (it.has(Tags.CONTEXT) and not it.has(item_tag)))
+    inputs = [feature for feature in schema if feature.kind != "value"]
+    of_query = frozenset({Tags.CONTEXT, Tags.SESSION})
+    query = tuple(it for it in inputs if it.has(query_tag) or (of_query.intersection(it.tags) and not it.has(item_tag)))
     item = tuple(it for it in inputs if it.has(item_tag))
     problems = [
         f"no feature is tagged {tag}, so the {tower} tower has no input; tag at least one categorical or continuous feature {tag}"
         for tag, tower, features in ((query_tag, "query", query), (item_tag, "item", item))
         if not features
     ]
-    sides = (query_tag, item_tag, Tags.USER, Tags.ITEM, Tags.CONTEXT, Tags.SESSION)
+    sides = (query_tag, item_tag, *SIDES)
     problems += [
         f'feature "{it.name}" is {it.kind} but on no side, so nothing would read it; tag it {query_tag}, {item_tag} or context'
         for it in inputs
@@ -53,6 +56,10 @@ def sides_of(schema: Schema, query_tag: Tags | str = Tags.USER, item_tag: Tags |
     if item and len(ids) != 1:
         found = " and ".join(f'"{it.name}"' for it in ids) or "none"
         problems.append(f"expected one feature tagged {item_tag} and id, which tells the items apart; found {found}")
+    weights = [it for it in schema if it.has(Tags.WEIGHT) and it.kind == "value"]
+    if len(weights) > 1:
+        names = " and ".join(f'"{it.name}"' for it in weights)
+        problems.append(f"features {names} are both tagged weight; an interaction has one")
     if problems:
         raise SchemaError(*problems)
-    return Sides(query, item, ids[0])
+    return Sides(query, item, ids[0], weights[0] if weights else None)

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from schemaflow.errors import SchemaError, suggest
 
-__all__ = ["Tags", "atoms", "parse_tag"]
+__all__ = ["SIDES", "Tags", "atoms", "parse_tag"]
 
 
 class Tags(StrEnum):
@@ -50,6 +50,9 @@ class Tags(StrEnum):
     ACTION = "action"
     EXPLICIT_NEGATIVE = "explicit_negative"
 
+
+SIDES = (Tags.USER, Tags.ITEM, Tags.CONTEXT, Tags.SESSION)
+"""Whom a feature is of: context and session are of the query."""
 
 _COMPOUND = {
     Tags.USER_ID: (Tags.USER, Tags.ID),

@@ -146,7 +146,7 @@ def test_features_of_one_domain_must_agree() -> None:
     for other, message in [
         (feature("b", cardinality=11, domain="d"), r"cardinalities \[10, 11\]"),
         (feature("b", dtype="string", domain="d"), "mix strings and numbers"),
-        (feature("b", domain="d", vocabulary="learned"), "another numbers its rows"),
+        (feature("b", domain="d", vocabulary="learned"), "another numbers or hashes its rows"),
     ]:
         with pytest.raises(SchemaError, match=message):
             sf.Schema((left, other))

@@ -1,0 +1,232 @@
+"""What a feature's keys and tags may not say together."""
+
+import keyword
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from schemaflow.schema.options import Fill, Pretrained
+from schemaflow.schema.tags import Tags
+
+if TYPE_CHECKING:
+    from schemaflow.schema.feature import Feature
+
+__all__ = ["NAME", "RESERVED_NAMES", "contradictions"]
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+RESERVED_NAMES = frozenset(
+    {"self", "k", "exclude", "allow", "where", "identifiers", "scores", "count", "query", "candidate", "score"}
+)
+"""Words that the exported signatures use for themselves."""
+
+_UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.BIAS, Tags.FILTER, Tags.TEACHER, Tags.ACTION, Tags.EXPLICIT_NEGATIVE})
+"""Tags that have a name but that nothing reads yet: refused, not ignored."""
+
+_KIND_TAGS = (Tags.CONTINUOUS, Tags.CATEGORICAL, Tags.EMBEDDING)
+_IDS = frozenset({Tags.ID, Tags.SEQUENCE, Tags.TEXT})
+
+
+def contradictions(feature: "Feature") -> list[str]:
+    """Return what is wrong with a feature, each to be read after its name.
+
+    Example:
+        >>> from schemaflow.schema.feature import Feature
+        >>> contradictions(Feature.model_construct(name="k", dtype="string", tags=()))
+        ['has a name that the exported signatures use themselves; rename it and say "column: <the Parquet name>"']
+    """
+    problems = _of_name(feature) + _of_tags(feature)
+    if problems:
+        return problems
+    for check in (_of_kind, _of_lists, _of_keys, _of_vocabulary, _of_embedding, _of_missing):
+        problems += check(feature)
+    return problems
+
+
+def _of_name(feature: "Feature") -> list[str]:
+    if not NAME.fullmatch(feature.name):
+        return [
+            'has a name that is not letters, digits and underscores beginning with a letter; rename it and say "column: <the Parquet name>"'
+        ]
+    if feature.name in RESERVED_NAMES or feature.name.startswith("where_") or keyword.iskeyword(feature.name):
+        return [
+            'has a name that the exported signatures use themselves; rename it and say "column: <the Parquet name>"'
+        ]
+    return []
+
+
+def _of_tags(feature: "Feature") -> list[str]:
+    tags = frozenset(feature.tags)
+    kinds = [tag for tag in _KIND_TAGS if tag in tags]
+    if len(kinds) == 1 and kinds[0] is not Tags.CATEGORICAL:
+        kinds += sorted(tags & _IDS)
+    if len(kinds) > 1:
+        return [f"is tagged both {kinds[0]} and {kinds[1]}; keep one"]
+    if others := tags & _UNSUPPORTED:
+        return [f"is tagged {min(others)}, which nothing reads yet; remove the tag"]
+    if feature.kind is None:
+        return [f"has dtype {feature.dtype} and may be a number or a code; tag it continuous or categorical"]
+    return []
+
+
+def _of_kind(feature: "Feature") -> list[str]:
+    problems = []
+    kind, dtype, string, floating = (
+        feature.kind,
+        feature.dtype,
+        feature.dtype == "string",
+        feature.dtype.startswith("float"),
+    )
+    if kind == "categorical" and floating and feature.buckets is None:
+        problems.append(
+            f"is categorical but has dtype {dtype}; use an integer or string dtype, tag it continuous, or add buckets"
+        )
+    if kind in ("continuous", "weights") and string:
+        problems.append(f"is {kind} but has dtype string; give it a number's dtype, or tag it categorical")
+    if kind == "vector" and not floating:
+        problems.append(f"is tagged embedding but has dtype {dtype}; a dense vector holds float32 or float64")
+    if Tags.TEXT in feature.tags and not string:
+        problems.append(f"is tagged text but has dtype {dtype}; a text is a string")
+    if Tags.WEIGHT in feature.tags and string:
+        problems.append("is tagged weight but has dtype string; a weight is a number")
+    if feature.time is not None and feature.dtype != "int64":
+        problems.append(f'has "time" but dtype {dtype}; a moment is an int64')
+    if feature.time is not None and feature.time.take is None and Tags.TIME not in feature.tags:
+        problems.append('has "time" but takes nothing of it; add "take: hour" (or weekday, age), or tag it time')
+    if feature.time is not None and feature.time.take is not None and Tags.TIME in feature.tags:
+        problems.append(
+            'is tagged time, which keeps it out of the towers, but takes something of it; remove the tag, or "take"'
+        )
+    return problems
+
+
+def _of_lists(feature: "Feature") -> list[str]:
+    problems = []
+    if feature.list is not None and (feature.kind not in ("categorical", "weights") or feature.text_like):
+        problems.append('is a list but not categorical; only categorical features can be lists: remove "list"')
+    if Tags.SEQUENCE in feature.tags and feature.list is None:
+        problems.append('is a sequence but not a list; add "list: {max_length: …}"')
+    if Tags.ID in feature.tags and feature.list is not None and Tags.SEQUENCE not in feature.tags:
+        problems.append("is an id and a list; an id is one value a row: tag it categorical or sequence")
+    if feature.list is not None and feature.encoding in ("buckets", "calendar"):
+        problems.append('is a list with buckets or a time; those take one value a row: remove "list"')
+    combiner = feature.embedding.combiner if feature.embedding is not None else None
+    if feature.weighted_by is not None and feature.kind != "categorical":
+        problems.append("is a list of weights and weighted itself; remove one")
+    if feature.weighted_by is not None and combiner == "max":
+        problems.append("has weights and the combiner max, which does not use them; use mean, sum or sqrtn")
+    if combiner is not None and not feature.ragged:
+        problems.append('has a combiner but is not a list; add "list: {}" or remove the combiner')
+    return problems
+
+
+def _of_keys(feature: "Feature") -> list[str]:
+    """Say which keys mean nothing for this feature."""
+    kind, encoding = feature.kind, feature.encoding
+    looked_up = encoding in ("vocabulary", "hash", "range")
+    is_number = kind == "continuous" or (encoding == "buckets" and feature.dtype != "string")
+    out = "is kept out of the towers; remove the key"
+    categorical = out if kind == "value" else "is not categorical; tag it categorical or remove the key"
+    continuous = out if kind == "value" else "is not continuous; tag it continuous or remove the key"
+    rows = f"its rows are {'buckets' if encoding == 'buckets' else 'parts of a time'}; remove the key"
+    # for each key: (it means something, what to say where it does not)
+    checks = {
+        "cardinality": (kind == "categorical" and looked_up, categorical if kind != "categorical" else rows),
+        "vocabulary": (kind == "categorical" and looked_up, categorical if kind != "categorical" else rows),
+        "hash": (kind == "categorical" and looked_up, categorical if kind != "categorical" else rows),
+        "domain": (kind == "categorical" and looked_up, categorical if kind != "categorical" else rows),
+        "oov": (kind == "categorical" and encoding == "vocabulary", "has no vocabulary; remove the key"),
+        "embedding": (kind in ("categorical", "vector"), categorical),
+        "normalize": (kind == "continuous", continuous),
+        "buckets": (is_number, continuous),
+        "text": (feature.text_like, "is not tagged text; tag it so or remove the key"),
+        "missing": (
+            kind in ("categorical", "continuous", "vector") and not feature.ragged,
+            "is a list or text, where what is missing takes no part; remove the key" if feature.ragged else out,
+        ),
+    }
+    problems = [
+        f'has "{key}" but {reason}'
+        for key, (fits, reason) in checks.items()
+        if getattr(feature, key) is not None and not fits
+    ]
+    if feature.domain is not None and not NAME.fullmatch(feature.domain):
+        problems.append(
+            f'has the domain "{feature.domain}"; name it in letters, digits and underscores, beginning with a letter'
+        )
+    if feature.vocabulary is not None and feature.hash is not None:
+        problems.append("has a vocabulary and a hash; keep one")
+    return problems
+
+
+def _of_vocabulary(feature: "Feature") -> list[str]:
+    reserved = feature.reserved
+    if feature.kind != "categorical" or (feature.cardinality is None and not isinstance(feature.vocabulary, tuple)):
+        return []
+    if feature.encoding == "hash" and feature.hash is not None and feature.cardinality != feature.hash + reserved:
+        return [
+            f"has cardinality {feature.cardinality}, but {feature.hash} hash buckets and the {reserved} reserved rows are {feature.hash + reserved}"
+        ]
+    if not isinstance(feature.vocabulary, tuple):
+        if feature.encoding == "vocabulary" and feature.cardinality is not None and feature.cardinality <= reserved:
+            return [f"has cardinality {feature.cardinality}, which leaves no row beside the {reserved} reserved ones"]
+        return []
+    problems = []
+    if not feature.vocabulary:
+        problems.append('has an empty vocabulary; list its values, or say "vocabulary: learned"')
+    expected = str if feature.dtype == "string" else int
+    if wrong := [value for value in feature.vocabulary if not isinstance(value, expected)]:
+        problems.append(
+            f"has dtype {feature.dtype} but {wrong[0]!r} in its vocabulary; write its values as {expected.__name__}"
+        )
+    elif expected is int and (beyond := [value for value in feature.vocabulary if not _fits(value, feature.dtype)]):
+        problems.append(
+            f"has dtype {feature.dtype} but {beyond[0]} in its vocabulary, which does not fit; widen the dtype"
+        )
+    if repeated := [value for value, times in Counter(feature.vocabulary).items() if times > 1]:
+        problems.append(f"has {repeated[0]!r} twice in its vocabulary; remove one")
+    rows = len(feature.vocabulary) + reserved
+    if feature.cardinality is not None and feature.cardinality < rows:
+        problems.append(
+            f"has cardinality {feature.cardinality}, but its vocabulary and the {reserved} reserved rows need {rows}"
+        )
+    return problems
+
+
+def _of_embedding(feature: "Feature") -> list[str]:
+    spec = feature.embedding
+    if feature.kind == "vector":
+        if spec is None or spec.dim is None:
+            return ['is a dense vector but has no width; add "embedding: {dim: <width>}"']
+        extra = [
+            key for key in ("combiner", "initializer", "pretrained", "trainable") if getattr(spec, key) is not None
+        ]
+        return [f'is a dense vector, which has no table; remove "{key}" from its embedding' for key in extra]
+    if spec is None or not isinstance(spec.pretrained, Pretrained):
+        return []
+    problems = []
+    if feature.encoding not in ("vocabulary", "range"):
+        problems.append("has pretrained vectors but no vocabulary to match them by; remove one")
+    if spec.initializer is not None:
+        problems.append("has an initializer and pretrained vectors; keep one")
+    return problems
+
+
+def _of_missing(feature: "Feature") -> list[str]:
+    if feature.missing == "mean" and not (feature.kind == "continuous" or feature.encoding == "buckets"):
+        return ['has "missing: mean" but is no number; say error, or {value: …}']
+    if not isinstance(feature.missing, Fill):
+        return []
+    value, dtype = feature.missing.value, feature.dtype
+    fits = isinstance(value, str) if dtype == "string" else not isinstance(value, str)
+    if fits and dtype[0] in "iu":
+        fits = isinstance(value, int) and _fits(value, dtype)
+    if not fits:
+        return [f"has dtype {dtype} but {value!r} stands in for what is missing; write a value of its dtype"]
+    return []
+
+
+def _fits(value: int, dtype: str) -> bool:
+    """Tell whether an integer is within a dtype."""
+    bits = int(dtype.lstrip("uint"))
+    return 0 <= value < 2**bits if dtype.startswith("u") else -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)

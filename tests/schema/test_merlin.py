@@ -205,6 +205,19 @@ def test_a_column_of_another_kind_is_read_afresh(merlin: SimpleNamespace) -> Non
     assert (again.kind, again.cardinality, again.normalize) == ("categorical", 100, None)
 
 
+def test_what_merlin_does_not_say_stays_where_something_else_is_changed(merlin: SimpleNamespace) -> None:
+    tags, words = ["item", "categorical"], ("b", "a")
+    schema = sf.Schema((sf.Feature(name="word", dtype="string", tags=tags, vocabulary=words),))
+    (column,) = schema.to_merlin()
+    changed = sf.Schema.from_merlin(merlin.Schema([column.with_tags("context")]))["word"]
+    assert (changed.vocabulary, changed.dtype) == (words, "string")
+    (lost,) = through_files(merlin, schema.to_merlin())[0]  # its dtype
+    target = merlin.Column("word", tags=["target"], properties=lost.properties)
+    assert sf.Schema.from_merlin(merlin.Schema([target]))["word"] == sf.Feature(
+        name="word", dtype="string", tags=["target"]
+    )
+
+
 def test_columns_removed_added_moved_and_renamed(merlin: SimpleNamespace) -> None:
     table = small().to_merlin()
     without = sf.Schema.from_merlin(table.excluding_by_name(["item_id"]))
@@ -215,6 +228,8 @@ def test_columns_removed_added_moved_and_renamed(merlin: SimpleNamespace) -> Non
     renamed = merlin.Schema([it.with_name("zip code") if it.name == "user_id" else it for it in table])
     feature = sf.Schema.from_merlin(renamed)["zip_code"]
     assert (feature.column, feature.domain, feature.cardinality) == ("zip code", "user_id", 50)
+    years = merlin.Schema([it.with_name("years") if it.name == "age" else it for it in table])
+    assert sf.Schema.from_merlin(years)["years"].normalize == "standard"
     twice = table + merlin.Schema([table["user_id"].with_name("friend_id")])
     assert sf.Schema.from_merlin(twice).domains["user_id"].features[1].name == "friend_id"
 
@@ -284,6 +299,14 @@ def test_cardinality_is_the_largest_id_and_one(merlin: SimpleNamespace) -> None:
     feature = read(merlin, "item", **CATEGORICAL, properties={"domain": {"min": 3, "max": 1000, "name": "things"}})
     assert (feature.cardinality, feature.encoding, feature.domain) == (1001, "range", "things")
     assert sf.Schema((feature,)).to_merlin()["item"].int_domain.max == 1000
+
+
+def test_embedding_sizes_give_the_rows_where_no_domain_does(merlin: SimpleNamespace) -> None:
+    sizes = {"embedding_sizes": {"cardinality": 1001.0, "dimension": 16.0}}
+    feature = read(merlin, "item", **CATEGORICAL, properties=sizes)
+    assert (feature.cardinality, feature.embedding.dim) == (1001, 16)
+    both = {**sizes, "domain": {"min": 0, "max": 1001}}
+    assert read(merlin, "item", **CATEGORICAL, properties=both).cardinality == 1002  # Merlin goes by the domain
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", None])

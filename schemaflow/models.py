@@ -21,7 +21,7 @@ from schemaflow.layers.norm import L2Norm
 from schemaflow.registry import register
 from schemaflow.sampling import InBatchSampler, Sampler
 from schemaflow.schema.feature import Feature, encoded_name
-from schemaflow.schema.schema import Schema, as_schema
+from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import TableLike, open_source
 from schemaflow.schema.tags import Tags, parse_tag
@@ -85,7 +85,7 @@ class TwoTowerModel(keras.Model):
 
     def __init__(
         self,
-        schema: Schema | str | Path,
+        schema: SchemaLike,
         query_tower: keras.layers.Layer,
         item_tower: keras.layers.Layer | None = None,
         query_tower_tag: Tags | str = Tags.USER,

@@ -40,6 +40,7 @@ HOMES = {
         "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "models",
         "workflows",
     },
+    "merlin": {"schema.merlin"},
     "typer": {"cli.app"},
     "rich": {"cli"},
 }  # fmt: skip

@@ -1,7 +1,6 @@
 """Embedding widths, sharing and options: the derived tables."""
 
 import keras
-import numpy as np
 import pytest
 
 import schemaflow as sf

@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 out = Console(soft_wrap=True, highlight=False, markup=False)
 
-SchemaArgument = Annotated[Path, typer.Argument(help="The schema's YAML file.", show_default=False)]
+SchemaArgument = Annotated[Path, typer.Argument(help="The schema's file.", show_default=False)]
 DataOption = Annotated[
     Path | None,
     typer.Option(
@@ -39,7 +39,7 @@ DataOption = Annotated[
 @app.command()
 def validate(schema: SchemaArgument) -> None:
     """Check a schema file: every mistake on one line."""
-    checked = Schema.from_yaml(schema)
+    checked = Schema.from_file(schema)
     try:
         sides = sides_of(checked)
     except SchemaError as reason:
@@ -61,7 +61,7 @@ def describe(
     from schemaflow.features.tables import describe_tables, table_specs
 
     config = RunConfig.from_yaml(file)
-    schema = Schema.from_yaml(config.schema_file)
+    schema = Schema.from_file(config.schema_file)
     schema = schema if config.features is None else schema.select_by_name(config.features)
     if data is not None:
         schema = schema.fit(config.data_folder(data) / config.data.interactions)

@@ -13,7 +13,7 @@ from schemaflow.data.encode import Columns, Lists, concatenate, encoded_dtype, t
 from schemaflow.data.join import Joined, join
 from schemaflow.errors import ConfigError, SchemaFlowError
 from schemaflow.schema.feature import encoded_name
-from schemaflow.schema.schema import Schema, as_schema
+from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sources import Place, TableLike
 
 __all__ = ["data_errors", "read_parquet"]
@@ -27,7 +27,7 @@ SHUFFLE_ROWS = 1_000_000
 
 def read_parquet(
     path: TableLike,
-    schema: Schema | str | Path,
+    schema: SchemaLike,
     *,
     batch_size: int,
     shuffle: bool = False,

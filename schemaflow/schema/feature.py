@@ -151,9 +151,8 @@ class Feature(Document):
             return "categorical"
         if Tags.CONTINUOUS in tags or part == "age":
             return "continuous"
-        if not tags.intersection(SIDES):
-            return "value"
-        return {"s": "categorical", "f": "continuous"}.get(self.dtype[0])  # type: ignore[return-value]
+        of_dtype: dict[str, Kind] = {"s": "categorical", "f": "continuous"}
+        return of_dtype.get(self.dtype[0]) if tags.intersection(SIDES) else "value"
 
     @property
     def encoding(self) -> Encoding:

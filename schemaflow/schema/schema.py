@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, Union
 
 from pydantic import Field, StrictStr, model_validator
 
@@ -17,13 +17,15 @@ from schemaflow.schema.domain import Domain, domains_of
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.fitted import Fitted
 from schemaflow.schema.fitting import fit
+from schemaflow.schema.merlin import carried, features_of, format_file, is_merlin, originals, parse_file, to_merlin
 from schemaflow.schema.sources import TableLike, open_source
 from schemaflow.schema.tags import SIDES, Tags
 
 if TYPE_CHECKING:
+    import merlin.schema
     import pyarrow as pa
 
-__all__ = ["Schema", "SideTable", "as_schema"]
+__all__ = ["Schema", "SchemaLike", "SideTable", "as_schema"]
 
 
 class SideTable(Document):
@@ -182,10 +184,87 @@ class Schema:
         folder = f"{path.stem}.fitted" if files else None
         if folder is not None:
             self.fitted.write(path.parent / folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(self._text(folder), encoding="utf-8")
-        temporary.replace(path)
+        _write(path, self._text(folder))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Read a schema file of any kind: `.yaml`, `.yml`, and NVTabular's `.pbtxt` and `.json`.
+
+        Raises:
+            SchemaError: It is of another kind, or does not hold a schema; one line for each mistake.
+
+        Example:
+            >>> Schema.from_file("schemas/movielens_100k.yaml").name
+            'movielens-100k'
+        """
+        kind = Path(path).suffix.lower()
+        if kind in (".yaml", ".yml"):
+            return cls.from_yaml(path)
+        if kind in (".pbtxt", ".json"):
+            return cls.from_pbtxt(path)
+        raise SchemaError(f"{path}: expected a schema file that ends in .yaml, .yml, .pbtxt or .json")
+
+    @classmethod
+    def from_merlin(cls, schema: "merlin.schema.Schema") -> Self:
+        """Return the schema that a Merlin schema describes.
+
+        A schema that `to_merlin` gave comes back equal, with what was changed in Merlin since. In another tool's, a
+        categorical column of integers has `domain.max + 1` rows, and its values are rows themselves; a name that no
+        feature can have becomes one that can, with `column` to find the data.
+
+        Raises:
+            SchemaError: A column does not say what a feature needs; one line for each mistake.
+        """
+        config = carried(schema)
+        if config is None:
+            return cls(features_of(schema, {}))
+        kept = cls.from_config(config).select_by_name(originals(schema))
+        return replace(kept, features=features_of(schema, {feature.name: feature for feature in kept}))
+
+    def to_merlin(self) -> "merlin.schema.Schema":
+        """Return the schema as a `merlin.schema.Schema`; what that cannot hold travels in its properties.
+
+        Raises:
+            SchemaError: The schema has no feature, or Merlin cannot be imported.
+
+        Example:
+            >>> schema = Schema.from_yaml("schemas/movielens_100k.yaml")
+            >>> table = schema.to_merlin()
+            >>> table.select_by_tag("user_id").column_names, table["year"].int_domain.max
+            (['user_id'], 73)
+            >>> Schema.from_merlin(table) == schema
+            True
+        """
+        rows = {
+            name: self.rows(name)
+            for name, it in self.domains.items()
+            if it.cardinality is not None or not it.learned or name in self.fitted.vocabularies
+        }
+        return to_merlin(self.features, rows, self.get_config())
+
+    @classmethod
+    def from_pbtxt(cls, path: str | Path) -> Self:
+        """Read a `schema.pbtxt`, or a `schema.json`, as NVTabular writes them.
+
+        Raises:
+            SchemaError: It does not hold a schema; one line for each mistake, with the file.
+        """
+        text = read(path, SchemaError, "schema")
+        schema = parse_file(text, Path(path))
+        try:
+            return cls.from_merlin(schema)
+        except SchemaError as reason:
+            raise SchemaError(*(f"{path}: {problem}" for problem in reason.problems)) from None
+
+    def to_pbtxt(self, path: str | Path) -> None:
+        """Write the schema as NVTabular's `schema.pbtxt`, or as its `schema.json` where the path ends so.
+
+        The same schema gives the same bytes. What was learned from data is written along, in the file itself.
+
+        Raises:
+            SchemaError: The schema has no feature, or Merlin cannot be imported.
+        """
+        _write(Path(path), format_file(self.to_merlin(), Path(path)))
 
     def _text(self, folder: str | None) -> str:
         """Return the YAML: one line for each feature."""
@@ -422,14 +501,30 @@ class Schema:
         return f"Schema({self.name or 'unnamed'}: {', '.join(self.column_names)})"
 
 
-def as_schema(schema: Schema | str | Path) -> Schema:
-    """Return a schema given as one, or as the path of its YAML file.
+SchemaLike = Union[Schema, str, Path, "merlin.schema.Schema"]
+"""What is taken for a schema: one, the path of its file, or Merlin's."""
+
+
+def as_schema(schema: SchemaLike) -> Schema:
+    """Return a schema given as one, as the path of its file (YAML, or NVTabular's), or as Merlin's.
 
     Raises:
-        SchemaError: It is neither.
+        SchemaError: It is none of these, or does not describe a schema.
     """
     if isinstance(schema, Schema):
         return schema
     if isinstance(schema, (str, Path)):
-        return Schema.from_yaml(schema)
-    raise SchemaError(f"expected a Schema or the path of a schema YAML file, received {type(schema).__name__}")
+        return Schema.from_file(schema)
+    if is_merlin(schema):
+        return Schema.from_merlin(schema)
+    raise SchemaError(
+        f"expected a Schema, the path of a schema file or a merlin.schema.Schema, received {type(schema).__name__}"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -194,7 +194,8 @@ def _vectors(feature: Feature, column: Column) -> Array:
             f' ({int(wrong.sum())} of {len(wrong)} rows); correct "dim", fill it in, or say "missing: {{value: 0}}"'
         )
     _refuse(feature, column, ~np.isfinite(column.values.to_numpy()), "is not finite; expected finite numbers")
-    vectors = np.full((len(lengths), int(dim or 0)), np.nan if feature.stand_in is None else feature.stand_in)
+    stand_in = np.nan if feature.stand_in is None else float(feature.stand_in)
+    vectors = np.full((len(lengths), int(dim or 0)), stand_in)
     vectors[~missing] = column.values.to_numpy().reshape(-1, int(dim or 0))
     return vectors
 

@@ -398,6 +398,15 @@ def test_validate_exits_1_on_mistakes_and_0_without(tmp_path: Path) -> None:
     assert unknown.returncode == 2
 
 
+@pytest.mark.short
+def test_help_says_all_there_is_to_say() -> None:
+    page = " ".join(schemaflow("--help", COLUMNS="60").stdout.split())
+    assert (
+        "Show the embedding tables and towers that a schema gives; with --data, learn its vocabularies first." in page
+    )
+    assert "validate Check a schema file: every mistake on one line." in page
+
+
 def test_recommend_names_what_is_wrong(trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, tmp_path: Path) -> None:
     trained.export(tmp_path / "bundle", data.items)
     for arguments, expected in [

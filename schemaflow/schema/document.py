@@ -125,8 +125,10 @@ def _explain(reason: ValidationError, model: type[BaseModel], parsed: Parsed[Any
         if parsed.sound(it["loc"] if it["type"] == "missing" else parsed.within(it["loc"]))
     ]
     for mistake in mistakes:
-        # the names of a union's branches, which begin with @, are no part of the document
-        location: Location = tuple(part for part in mistake["loc"] if not str(part).startswith("@"))
+        location: Location = ()
+        for part in mistake["loc"]:  # the names of a union's branches, which begin with @, are no part of the document
+            if not str(part).startswith("@") or parsed.within((*location, part)) != location:
+                location = (*location, part)
         cause = mistake.get("ctx", {}).get("error")
         if isinstance(cause, SchemaFlowError):
             inside = f'feature "{location[1]}": ' if location[:1] == ("features",) and len(location) > 2 else ""

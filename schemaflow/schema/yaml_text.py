@@ -7,7 +7,7 @@ what YAML 1.1 reads otherwise than people write (010, 1:30, 2024-01-01) is refus
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -161,7 +161,7 @@ def _mark(mark: Any) -> Mark:
     return mark.line + 1, mark.column + 1
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _kind(text: str, implicit: tuple[bool, bool]) -> str:
     """Return what YAML 1.1 takes a scalar for: str, null, bool, int, float, timestamp."""
     tag: str = _resolve(yaml.ScalarNode, text, implicit)

@@ -1,6 +1,8 @@
 """JSON Schema and the parser say the same of a schema file, as far as JSON Schema can say it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,10 @@ def test_every_key_has_a_description_and_none_is_internal() -> None:
 
 
 def test_the_committed_file_is_what_the_command_prints() -> None:
-    assert json.loads((SCHEMAS / "schema.json").read_text(encoding="utf-8")) == sf.Schema.json_schema()
+    command = [sys.executable, "-m", "schemaflow.cli.app", "json-schema"]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=SCHEMAS.parent)
+    assert done.stdout == (SCHEMAS / "schema.json").read_bytes()
+    assert json.loads(done.stdout) == sf.Schema.json_schema()
 
 
 @pytest.mark.parametrize("file", sorted(SCHEMAS.glob("*.yaml")), ids=lambda file: file.name)

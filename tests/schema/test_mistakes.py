@@ -73,6 +73,7 @@ MISTAKES = [
     ("  a: {dtype: int64, tags: [item, id], vocabulary: learnt}", '3:39: "vocabulary" in feature "a": expected \'learned\', received "learnt"'),
     ("  a: {dtype: string, tags: [item, id], vocabulary: [yes, no]}", '3:40: feature "a": "vocabulary": expected learned'),
     ("  a: {dtype: int64, tags: [3], cardinality: 9}", '3:28: feature "a": unknown tag 3; a tag is a word'),
+    ("  a: {dtype: int64, tags: [item, id], cardinality: 9, '@list': 3}", '3:55: unknown key "@list" in feature "a"; did you mean "list"?'),
     ("  ? [a, b]\n  : {dtype: int64}", "3:5: expected a name as the key, received a list or keys and values"),
     ("  a: {dtype: !foo x}", "3:7: a tag (!foo) is not supported; write the value without it"),
     ("  a: " + "[" * 3000, "nested too deeply"),

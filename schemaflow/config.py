@@ -16,10 +16,11 @@ from pydantic import (
     model_validator,
 )
 
-from schemaflow.errors import ConfigError
+from schemaflow.errors import ConfigError, suggest
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.schema.document import Document, Version, as_number, as_tuple, holds_mapping, parse, read
 from schemaflow.schema.options import Combiner
+from schemaflow.schema.schema import Schema
 
 __all__ = ["DATA_VARIABLE", "RunConfig"]
 
@@ -192,6 +193,7 @@ class RunConfig(Document):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     _folder: Path = PrivateAttr(default=Path())
+    _named_at: tuple[str, ...] = PrivateAttr(default=())  # where the file names each feature
 
     @model_validator(mode="after")
     def _one_test(self) -> Self:
@@ -210,7 +212,9 @@ class RunConfig(Document):
         if holds_mapping(text, "features"):  # a schema spells its features out; a run names some of them
             config = cls(schema=Path(path).name)
         else:
-            config, _ = parse(text, cls, ConfigError, str(path))
+            parsed = parse(text, cls, str(path))
+            config = parsed.require(ConfigError)
+            config._named_at = tuple(parsed.where(("features", place)) for place, _ in enumerate(config.features or ()))
         config._folder = Path(path).parent
         return config
 
@@ -218,6 +222,26 @@ class RunConfig(Document):
     def schema_file(self) -> Path:
         """The schema's YAML file."""
         return self._folder / self.schema_path
+
+    def select(self, schema: Schema) -> Schema:
+        """Return the schema with the features that the run names; all of it, where it names none.
+
+        Raises:
+            ConfigError: The schema has no feature of a name.
+        """
+        if self.features is None:
+            return schema
+        places = self._named_at or ("",) * len(self.features)
+        if unknown := [(at, name) for at, name in zip(places, self.features, strict=True) if name not in schema]:
+            names = schema.column_names
+            hints = (suggest(name, names) or f" (features: {', '.join(names)})" for _, name in unknown)
+            raise ConfigError(
+                *(
+                    f'{at}there is no feature "{name}" in {self.schema_file}{hint}'
+                    for (at, name), hint in zip(unknown, hints, strict=True)
+                )
+            )
+        return schema.select_by_name(self.features)
 
     def data_folder(self, data: str | Path | None = None) -> Path:
         """Return the folder that holds the interactions.

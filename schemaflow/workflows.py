@@ -70,7 +70,7 @@ def train(
     if out is not None:
         check_target(out)  # before minutes of training, not after
     whole = Schema.from_file(config.schema_file)
-    schema = whole if config.features is None else whole.select_by_name(config.features)
+    schema = config.select(whole)
     item_id = sides_of(schema).item_id
     folder = config.data_folder(data)
     interactions = open_source(folder / config.data.interactions)

@@ -323,7 +323,7 @@ def test_describe_says_how_to_learn_what_is_open(workplace: Path) -> None:
         ({"normalization: layer_norm": "activation: rellu"}, "'rellu' is no Keras activation"),
         ({"version: 1": "version: true"}, '"version": expected 1'),
         ({"schema: data/schema.yaml\n": ""}, 'the key "schema" is missing'),
-        ({"features: [user_id": "features: [usr_id"}, 'there is no feature "usr_id"; did you mean "user_id"?'),
+        ({"features: [user_id": "features: [usr_id"}, 'shop.run.yaml:3:12: there is no feature "usr_id" in data/schema.yaml; did you mean "user_id"?'),
         ({"data/schema.yaml": "data/gone.yaml"}, "data/gone.yaml: there is no such schema file"),
         ({"{folder: data}": "{folder: data, interactions: gone.parquet}"}, "name the folder that holds the data with --data"),
         ({"{genres: ones}": "{genre: ones}"}, 'embedding options name "genre", which is no categorical feature'),
@@ -396,6 +396,15 @@ def test_validate_exits_1_on_mistakes_and_0_without(tmp_path: Path) -> None:
     assert len(bad.stderr.splitlines()) == 2
     unknown = schemaflow("validte")
     assert unknown.returncode == 2
+
+
+@pytest.mark.short
+def test_help_says_all_there_is_to_say() -> None:
+    page = " ".join(schemaflow("--help", COLUMNS="60").stdout.split())
+    assert (
+        "Show the embedding tables and towers that a schema gives; with --data, learn its vocabularies first." in page
+    )
+    assert "validate Check a schema file: every mistake on one line." in page
 
 
 def test_recommend_names_what_is_wrong(trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_the_commands_exist() -> None:
     from schemaflow.cli.app import app
 
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"^schemaflow (\w+)", block("## From a shell\n"), re.MULTILINE))
+    named = set(re.findall(r"^schemaflow ([\w-]+)", block("## From a shell\n"), re.MULTILINE))
     assert named <= commands
     assert commands - named == {"demo"}  # which is the first command of all
     assert "schemaflow demo" in README

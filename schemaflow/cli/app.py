@@ -1,29 +1,49 @@
 """The commands of `schemaflow`."""
 
+import gc
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+from typer.core import TyperGroup
 
 from schemaflow.cli.quiet import load_tensorflow_quietly
+from schemaflow.cli.terminal import Terminal
 from schemaflow.errors import ConfigError, SchemaError, SchemaFlowError
-from schemaflow.schema import Feature, Schema
-from schemaflow.schema.sides import sides_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from schemaflow.schema import Feature
 
 __all__ = ["app", "main"]
 
+
+class _Commands(TyperGroup):
+    """The commands, each with the whole of its first sentence where Typer would cut it to fit a line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the section of a help page that lists them."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, (it.help or "").partition("\n\n")[0]) for name, it in commands if it is not None]
+            )
+
+
 app = typer.Typer(
     name="schemaflow",
+    cls=_Commands,
     help="Retrieval models from a feature schema.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # loading Rich takes longer than all else that --help does
 )
-out = Console(soft_wrap=True, highlight=False, markup=False)
+out = Terminal()
 
 SchemaArgument = Annotated[Path, typer.Argument(help="The schema's file.", show_default=False)]
 DataOption = Annotated[
@@ -39,14 +59,32 @@ DataOption = Annotated[
 @app.command()
 def validate(schema: SchemaArgument) -> None:
     """Check a schema file: every mistake on one line."""
-    checked = Schema.from_file(schema)
+    from schemaflow.schema.sides import sides_of
+
+    features: Sequence[Feature]
+    if schema.suffix.lower() in (".yaml", ".yml"):
+        from schemaflow.schema.grammar import read_parts  # what Schema.from_yaml reads, without what Schema.fit needs
+
+        features = read_parts(schema).features
+    else:
+        from schemaflow.schema import Schema
+
+        features = Schema.from_file(schema).features
     try:
-        sides = sides_of(checked)
+        sides = sides_of(features)
     except SchemaError as reason:
         raise SchemaError(*(f"{schema}: {problem}" for problem in reason.problems)) from None
     out.print(
-        f"{schema}: {len(checked)} features, {len(sides.query)} in the query tower, {len(sides.item)} in the item tower"
+        f"{schema}: {len(features)} features, {len(sides.query)} in the query tower, {len(sides.item)} in the item tower"
     )
+
+
+@app.command("json-schema")
+def json_schema() -> None:
+    """Print the grammar of schema files as JSON Schema, by which editors complete and check them."""
+    from schemaflow.schema import Schema
+
+    out.print(json.dumps(Schema.json_schema(), indent=1, ensure_ascii=False))
 
 
 @app.command()
@@ -59,10 +97,11 @@ def describe(
     """Show the embedding tables and towers that a schema gives; with --data, learn its vocabularies first."""
     from schemaflow.config import RunConfig
     from schemaflow.features.tables import describe_tables, table_specs
+    from schemaflow.schema import Schema
+    from schemaflow.schema.sides import sides_of
 
     config = RunConfig.from_yaml(file)
-    schema = Schema.from_file(config.schema_file)
-    schema = schema if config.features is None else schema.select_by_name(config.features)
+    schema = config.select(Schema.from_file(config.schema_file))
     if data is not None:
         schema = schema.fit(config.data_folder(data) / config.data.interactions)
     sides = sides_of(schema)
@@ -118,7 +157,10 @@ def recommend(
 ) -> None:
     """Recommend items for one query."""
     load_tensorflow_quietly()
+    from rich.table import Column, Table
+
     from schemaflow.export import Recommender
+    from schemaflow.schema.sides import sides_of
 
     recommender = Recommender.load(bundle)
     query = {feature.name: feature for feature in recommender.features}
@@ -166,7 +208,7 @@ def demo(
     out.print(
         f"\nrecommendations for {', '.join(f'{name} {value}' for name, value in user.items())}, from the bundle in a fresh process:"
     )
-    out.print(recommend_in_fresh_process(folder / "bundle", user, 5), end="", markup=False)
+    out.print(recommend_in_fresh_process(folder / "bundle", user, 5), end="")
 
 
 def _train(config: Any, data: Path | None, bundle: Path | None) -> None:
@@ -174,7 +216,7 @@ def _train(config: Any, data: Path | None, bundle: Path | None) -> None:
     from schemaflow.cli.progress import ProgressBar
     from schemaflow.workflows import train as run
 
-    bar = ProgressBar(out)
+    bar = ProgressBar(out.console)
     try:
         result = run(config, data=data, out=bundle, callbacks=[bar], say=out.print)
     finally:
@@ -187,6 +229,8 @@ def _train(config: Any, data: Path | None, bundle: Path | None) -> None:
 
 
 def _print_report(title: str, report: Any) -> None:
+    from rich.table import Table
+
     table = Table("metric", "model", "popularity", title=title, title_justify="left")
     for name, value in report.items():
         table.add_row(name, f"{value:.4f}", f"{report.popularity[name]:.4f}" if name in report.popularity else "-")
@@ -194,11 +238,11 @@ def _print_report(title: str, report: Any) -> None:
     out.print(", ".join(f"{name}: {value}" for name, value in report.protocol.items()))
 
 
-def _parse(feature: Feature, value: str) -> Any:
+def _parse(feature: "Feature", value: str) -> Any:
     return [_scalar(feature, part) for part in value.split(",")] if feature.many else _scalar(feature, value)
 
 
-def _scalar(feature: Feature, value: str) -> Any:
+def _scalar(feature: "Feature", value: str) -> Any:
     if feature.dtype == "string":
         return value
     try:
@@ -209,6 +253,8 @@ def _scalar(feature: Feature, value: str) -> Any:
 
 def main() -> None:
     """Run a command; a mistake of the user's ends in one line for each, without a traceback, and exit code 1."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # to look for some reads every package's metadata
+    gc.set_threshold(100_000)  # imports make objects that stay: to look for garbage among them is a sixth of a start
     try:
         app()
     except BrokenPipeError:  # `schemaflow … | head` has read enough
@@ -217,6 +263,8 @@ def main() -> None:
         for problem in reason.problems:
             print(problem, file=sys.stderr)  # noqa: T201 - the terminal is what this is for
         sys.exit(1)
+    finally:
+        gc.freeze()  # nor is there any need to look when all of it ends
 
 
 if __name__ == "__main__":

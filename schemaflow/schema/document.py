@@ -1,6 +1,6 @@
 """YAML documents checked by a pydantic model: every mistake on one line, with file, line and column.
 
-The one home of PyYAML. The schema and the run configuration are both read through here, so that they fail alike.
+The schema and the run configuration are both read through here, so that they fail alike.
 """
 
 import re
@@ -9,22 +9,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from schemaflow.errors import SchemaFlowError, suggest
+from schemaflow.schema.json_schema import describe
+from schemaflow.schema.parsed import NOWHERE, Location, Parsed
+from schemaflow.schema.yaml_text import dump_flow, load
 
-__all__ = ["Document", "Location", "Version", "as_number", "as_tuple", "dump_flow", "holds_mapping", "parse", "read"]
+__all__ = ["Document", "Version", "as_number", "as_tuple", "holds_mapping", "parse", "read"]
 
-Location = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
 
 class Document(BaseModel):
     """Base of every part of a document: immutable, no unknown key, no silent conversion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True, json_schema_extra=describe)
 
 
 def _exactly_an_integer(value: Any) -> Any:
@@ -49,24 +50,6 @@ def as_number(value: Any) -> Any:
         return value
 
 
-class _Positions:
-    """Where each value of a document stands: the (line, column) of its key, or of the value in a sequence."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.marks: dict[Location, yaml.Mark] = {}
-        self.seen: set[int] = set()
-
-    def prefix(self, location: Location) -> str:
-        """Return `file:line:column: ` of the deepest part of `location` that the document holds."""
-        found: Location = ()
-        for part in location:  # pydantic puts names of union branches between; the document has none of those
-            if (*found, part) in self.marks:
-                found = (*found, part)
-        mark = self.marks.get(found)
-        return f"{self.file}:{mark.line + 1}:{mark.column + 1}: " if mark else f"{self.file}: "
-
-
 def read(path: str | Path, error: type[SchemaFlowError], schema_of: str) -> str:
     """Return the text of a file.
 
@@ -79,7 +62,7 @@ def read(path: str | Path, error: type[SchemaFlowError], schema_of: str) -> str:
         SchemaFlowError: Of type `error`, when there is no such file, or it is not UTF-8 text.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise error(f"{path}: there is no such {schema_of} file") from None
     except UnicodeDecodeError as reason:
@@ -90,41 +73,26 @@ def read(path: str | Path, error: type[SchemaFlowError], schema_of: str) -> str:
         raise error(f"{path}: cannot be read as a {schema_of} file: {reason.strerror}") from None
 
 
-def parse(text: str, model: type[M], error: type[SchemaFlowError], file: str) -> tuple[M, _Positions]:
-    """Return the `model` that `text` describes, and where each of its parts stands.
+def parse(text: str, model: type[M], file: str) -> Parsed[M]:
+    """Read `text` as a `model`, and keep everything that is wrong with it for `Parsed.require` to raise.
 
     Args:
         text: The YAML.
         model: What it must satisfy.
-        error: What to raise.
         file: The name for messages.
-
-    Raises:
-        SchemaFlowError: Of type `error`, one line for each mistake.
     """
-    positions = _Positions(file)
-    problems: list[str] = []
-    known = ", ".join(field.alias or name for name, field in model.model_fields.items())
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except RecursionError:
-        raise error(f"{file}: not valid YAML: nested too deeply") from None
-    except yaml.YAMLError as reason:
-        mark = getattr(reason, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}:{mark.column + 1}: " if mark else f"{file}: "
-        detail = getattr(reason, "problem", None) or str(reason)
-        raise error(f"{where}not valid YAML: {' '.join(str(detail).split())}") from None
-    if node is None:
-        raise error(f"{file}: the file is empty; expected the keys {known}")
-    if not isinstance(node, yaml.MappingNode):
-        raise error(f"{file}:1:1: expected keys and values at the top level, such as {known}")
-    data = _construct(node, (), positions, problems)
-    if problems:
-        raise error(*problems)
-    try:
-        return model.model_validate(data), positions
-    except ValidationError as reason:
-        raise error(*_explain(reason, model, positions)) from None
+    parsed: Parsed[M] = load(text, file)
+    known = ", ".join(_keys_at(model, ()))
+    if isinstance(parsed.data, dict):
+        try:
+            parsed.value = model.model_validate(parsed.data)
+        except ValidationError as reason:
+            _explain(reason, model, parsed)
+    elif parsed.data is not None:
+        parsed.add((), f"expected keys and values at the top level, such as {known}")
+    elif parsed.sound(()):
+        parsed.add((), f"the file is empty; expected the keys {known}", NOWHERE)
+    return parsed
 
 
 def holds_mapping(text: str, key: str) -> bool:
@@ -134,77 +102,8 @@ def holds_mapping(text: str, key: str) -> bool:
         >>> holds_mapping("features: {a: 1}", "features"), holds_mapping("features: [a]", "features")
         (True, False)
     """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError):
-        return False
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return any(name.value == key and isinstance(value, yaml.MappingNode) for name, value in pairs)
-
-
-def dump_flow(value: Any) -> str:
-    """Return `value` as YAML on one line.
-
-    Example:
-        >>> dump_flow({"dtype": "string", "tags": ["user", "id"]})
-        '{dtype: string, tags: [user, id]}'
-    """
-    text = _dump(value, allow_unicode=True)
-    # PyYAML writes some breaks and blanks of Unicode plainly, and would read them back as spaces
-    return text if text.isprintable() else _dump(value, allow_unicode=False)
-
-
-def _dump(value: Any, allow_unicode: bool) -> str:
-    text: str = yaml.safe_dump(
-        value, default_flow_style=True, sort_keys=False, allow_unicode=allow_unicode, width=10**6
-    )
-    return text.removesuffix("...\n").strip()
-
-
-def _construct(node: yaml.Node, location: Location, positions: _Positions, problems: list[str]) -> Any:
-    """Turn a YAML node into Python values, noting where each stands."""
-    positions.marks.setdefault(location, node.start_mark)
-    if not isinstance(node, yaml.ScalarNode):
-        if id(node) in positions.seen:  # an alias stands for a node that was there before, maybe for one around it
-            problems.append(f"{positions.prefix(location)}an alias (*name) is not supported; write the value out")
-            return None
-        positions.seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        mapping: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            mark = key_node.start_mark
-            where = f"{positions.file}:{mark.line + 1}:{mark.column + 1}: "
-            key = key_node.value
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                received = _shown(key) if isinstance(key_node, yaml.ScalarNode) else "a list or keys and values"
-                problems.append(
-                    f"{where}expected a name as the key, received {received}; put it in quotes if it is one"
-                )
-                continue
-            if key in mapping:
-                first = positions.marks[(*location, key)]
-                problems.append(f'{where}the key "{key}" stands twice, first on line {first.line + 1}; remove one')
-                continue
-            positions.marks[(*location, key)] = mark
-            mapping[key] = _construct(value_node, (*location, key), positions, problems)
-        return mapping
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(child, (*location, index), positions, problems) for index, child in enumerate(node.value)]
-    try:
-        return _scalar(node)
-    except (ValueError, yaml.YAMLError) as reason:
-        problems.append(
-            f"{positions.prefix(location)}{_shown(node.value)} is not a value: {' '.join(str(getattr(reason, 'problem', reason)).split())}"
-        )
-        return None
-
-
-def _scalar(node: yaml.Node) -> Any:
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node, deep=True)
-    finally:
-        loader.dispose()
+    data = load(text, "").data
+    return isinstance(data, dict) and isinstance(data.get(key), dict)
 
 
 def _shown(value: Any) -> str:
@@ -218,20 +117,25 @@ def _shown(value: Any) -> str:
     return f'"{text}"' if isinstance(value, str) else text
 
 
-def _explain(reason: ValidationError, model: type[BaseModel], positions: _Positions) -> list[str]:
-    """Say each mistake that pydantic found in our words."""
-    lines: list[str] = []
-    for mistake in reason.errors(include_url=False):
-        # the names of a union's branches, which begin with @, are no part of the document
-        location: Location = tuple(part for part in mistake["loc"] if not str(part).startswith("@"))
-        where = positions.prefix(location)
+def _explain(reason: ValidationError, model: type[BaseModel], parsed: Parsed[Any]) -> None:
+    """Say each mistake that pydantic found in our words, but for what follows from a value that could not be read."""
+    mistakes = [
+        it
+        for it in reason.errors(include_url=False)
+        if parsed.sound(it["loc"] if it["type"] == "missing" else parsed.within(it["loc"]))
+    ]
+    for mistake in mistakes:
+        location: Location = ()
+        for part in mistake["loc"]:  # the names of a union's branches, which begin with @, are no part of the document
+            if not str(part).startswith("@") or parsed.within((*location, part)) != location:
+                location = (*location, part)
         cause = mistake.get("ctx", {}).get("error")
         if isinstance(cause, SchemaFlowError):
             inside = f'feature "{location[1]}": ' if location[:1] == ("features",) and len(location) > 2 else ""
-            lines += [f"{where}{inside}{problem}" for problem in cause.problems]
+            for problem in cause.problems:
+                parsed.add(location, f"{inside}{problem}")
         else:
-            lines.append(f"{where}{_sentence(mistake, location, model)}")
-    return list(dict.fromkeys(lines))
+            parsed.add(location, _sentence(mistake, location, model))
 
 
 def _sentence(mistake: ErrorDetails, location: Location, model: type[BaseModel]) -> str:

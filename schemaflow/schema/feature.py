@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictInt, StrictStr, WithJsonSchema, field_validator, model_validator
 
 from schemaflow.errors import SchemaError
 from schemaflow.schema.document import Document, as_tuple
@@ -16,7 +16,7 @@ from schemaflow.schema.options import (
     TimeOptions,
     Vocabulary,
 )
-from schemaflow.schema.rules import contradictions
+from schemaflow.schema.rules import TAG_SCHEMA, contradictions
 from schemaflow.schema.tags import SIDES, Tags, atoms, parse_tag
 
 __all__ = [
@@ -103,7 +103,7 @@ class Feature(Document):
     name: str = Field(exclude=True)
     dtype: DType
     tags: Annotated[
-        tuple[Annotated[Tags, BeforeValidator(_tag)], ...],
+        tuple[Annotated[Tags, BeforeValidator(_tag), WithJsonSchema(TAG_SCHEMA)], ...],
         BeforeValidator(as_tuple),
     ] = ()
     column: StrictStr | None = None

@@ -40,7 +40,12 @@ COMBINERS = get_args(Combiner)
 """How the vectors of a list become one: their sum divided by n, by 1, by sqrt(n); or the largest of each component."""
 
 Count = Annotated[StrictInt, Field(ge=1)]
-Number = Annotated[float, BeforeValidator(as_number), Field(allow_inf_nan=False)]
+Number = Annotated[
+    float,
+    BeforeValidator(as_number),
+    Field(allow_inf_nan=False),
+    WithJsonSchema({"type": ["number", "string"], "pattern": r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"}),
+]
 
 
 def _shape(value: Any) -> str:

@@ -5,13 +5,15 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pydantic.config import JsonDict
+
 from schemaflow.schema.options import Fill, Pretrained
-from schemaflow.schema.tags import Tags
+from schemaflow.schema.tags import Tags, atoms
 
 if TYPE_CHECKING:
     from schemaflow.schema.feature import Feature
 
-__all__ = ["NAME", "RESERVED_NAMES", "contradictions"]
+__all__ = ["FEATURE_NAMES", "NAME", "RESERVED_NAMES", "TAG_SCHEMA", "contradictions"]
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -22,6 +24,25 @@ RESERVED_NAMES = frozenset(
 
 _UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.BIAS, Tags.FILTER, Tags.TEACHER, Tags.ACTION, Tags.EXPLICIT_NEGATIVE})
 """Tags that have a name but that nothing reads yet: refused, not ignored."""
+
+_READ = [tag for tag in Tags if not _UNSUPPORTED.intersection(atoms([tag]))]
+
+TAG_SCHEMA: JsonDict = {
+    "type": "string",
+    "anyOf": [
+        {"enum": [tag.value for tag in _READ]},  # what an editor offers
+        {
+            "pattern": f"^({'|'.join(''.join(it if it == '_' else f'[{it}{it.upper()}]' for it in tag) for tag in _READ)})$"
+        },
+    ],
+}
+"""What JSON Schema says of a tag: one of the words, in any case."""
+
+FEATURE_NAMES: JsonDict = {
+    "pattern": f"^(?!where_){NAME.pattern}$",
+    "not": {"enum": [*sorted(RESERVED_NAMES), *keyword.kwlist]},
+}
+"""What JSON Schema says of the names of features."""
 
 _KIND_TAGS = (Tags.CONTINUOUS, Tags.CATEGORICAL, Tags.EMBEDDING)
 _IDS = frozenset({Tags.ID, Tags.SEQUENCE, Tags.TEXT})

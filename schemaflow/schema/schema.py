@@ -7,56 +7,28 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Self, Union
-
-from pydantic import Field, StrictStr, model_validator
+from typing import TYPE_CHECKING, Any, Self, Union
 
 from schemaflow.errors import DataError, SchemaError, suggest
-from schemaflow.schema.document import Document, Version, dump_flow, parse, read
-from schemaflow.schema.domain import Domain, domains_of
+from schemaflow.schema.consistency import conflicts
+from schemaflow.schema.document import parse, read
+from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.fitted import Fitted
 from schemaflow.schema.fitting import fit
+from schemaflow.schema.grammar import SchemaDocument, read_parts
+from schemaflow.schema.json_schema import json_schema
 from schemaflow.schema.merlin import carried, features_of, format_file, is_merlin, originals, parse_file, to_merlin
 from schemaflow.schema.sources import TableLike, open_source
-from schemaflow.schema.tags import SIDES, Tags
+from schemaflow.schema.table import SideTable
+from schemaflow.schema.tags import Tags
+from schemaflow.schema.yaml_text import dump_flow
 
 if TYPE_CHECKING:
     import merlin.schema
     import pyarrow as pa
 
 __all__ = ["Schema", "SchemaLike", "SideTable", "as_schema"]
-
-
-class SideTable(Document):
-    """A table with one row for each user or item, joined to the interactions by id.
-
-    Args:
-        file: The Parquet file or folder, beside the interactions.
-        key: The id feature it is joined by.
-    """
-
-    file: StrictStr
-    key: StrictStr
-
-
-class SchemaDocument(Document):
-    """The grammar of a schema file."""
-
-    version: Version
-    name: StrictStr | None = None
-    fitted: StrictStr | None = None
-    tables: Mapping[str, SideTable] = Field(default_factory=dict)
-    features: Annotated[Mapping[str, Feature], Field(min_length=1)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_the_features(cls, data: Any) -> Any:
-        features = data.get("features") if isinstance(data, dict) else None
-        if not isinstance(features, dict):
-            return data
-        named = {name: {**spec, "name": name} if isinstance(spec, dict) else spec for name, spec in features.items()}
-        return {**data, "features": named}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,54 +68,10 @@ class Schema:
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
         object.__setattr__(self, "tables", MappingProxyType(dict(self.tables)))
-        names = self.column_names
-        problems = [
-            f'feature "{name}" stands twice; rename one' for name in dict.fromkeys(names) if names.count(name) > 1
-        ]
-        folded = [name.casefold() for name in names]
-        problems += [
-            f'feature "{name}" differs from another in case alone, which a SavedModel cannot tell apart; rename one'
-            for name in dict.fromkeys(names)
-            if folded.count(name.casefold()) > names.count(name)
-        ]
-        for name, table in self.tables.items():
-            if table.key not in names:
-                near = suggest(table.key, names)
-                problems.append(f'table "{name}" is joined by "{table.key}", which is not a feature{near}')
-            elif not self[table.key].has(Tags.ID) or self[table.key].list is not None:
-                problems.append(
-                    f'table "{name}" is joined by "{table.key}", which is not an id; tag it id or join by one'
-                )
-        problems += self._weight_problems()
-        domains, contradictions = domains_of(self.features)
-        problems += contradictions
-        problems += [
-            problem
-            for name, vocabulary in self.fitted.vocabularies.items()
-            if name in domains and (problem := domains[name].misfit(vocabulary))
-        ]
+        domains, problems = conflicts(self.features, self.tables, self.fitted)
         if problems:
-            raise SchemaError(*problems)
+            raise SchemaError(*(problem for _, problem in problems))
         object.__setattr__(self, "domains", MappingProxyType(domains))
-
-    def _weight_problems(self) -> list[str]:
-        weighted = {it.name: it.weighted_by for it in self.features if it.weighted_by is not None}
-        problems = []
-        for name, weights in weighted.items():
-            found = next((it for it in self.features if it.name == weights), None)
-            if found is None:
-                near = suggest(weights, self.column_names)
-                problems.append(f'feature "{name}" is weighted by "{weights}", which is not a feature here{near}')
-            elif found.kind != "weights" or not any(found.has(it) and self[name].has(it) for it in SIDES):
-                problems.append(
-                    f'feature "{name}" is weighted by "{weights}", which is no list tagged weight on the same side; tag it so'
-                )
-        problems += [
-            f'feature "{it.name}" is a list of weights that no list names; say "list: {{weights: {it.name}}}" in one, or remove it'
-            for it in self.features
-            if it.kind == "weights" and it.name not in weighted.values()
-        ]
-        return problems
 
     # -- reading and writing --------------------------------------------------------------------------------------
 
@@ -158,24 +86,17 @@ class Schema:
             >>> Schema.from_yaml("schemas/movielens_100k.yaml").name
             'movielens-100k'
         """
-        document, positions = parse(read(path, SchemaError, "schema"), SchemaDocument, SchemaError, str(path))
-        if named := [it for it in document.features if ("features", it, "name") in positions.marks]:
-            raise SchemaError(
-                *(f'{positions.prefix(("features", it, "name"))}unknown key "name" in feature "{it}"' for it in named)
-            )
-        fitted = Fitted.read(Path(path).parent / document.fitted) if document.fitted is not None else Fitted()
-        try:
-            return cls(tuple(document.features.values()), document.name, document.tables, fitted, Path(path).parent)
-        except SchemaError as reason:
-            places = {f'feature "{name}"': ("features", name) for name in document.features}
-            places |= {f'features "{name}"': ("features", name) for name in document.features}
-            places |= {f'table "{name}"': ("tables", name) for name in document.tables}
-            located = [
-                positions.prefix(next((place for text, place in places.items() if problem.startswith(text)), ()))
-                + problem
-                for problem in reason.problems
-            ]
-            raise SchemaError(*located) from None
+        return cls(*read_parts(Path(path)))
+
+    @staticmethod
+    def json_schema() -> dict[str, Any]:
+        """Return the grammar of schema files as JSON Schema, draft 2020-12: for editors to complete and check them.
+
+        Example:
+            >>> Schema.json_schema()["required"]
+            ['version', 'features']
+        """
+        return json_schema(SchemaDocument, "SchemaFlow schema")
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the schema, and what was learned to a folder beside it: `shop.yaml` and `shop.fitted/`."""
@@ -293,7 +214,7 @@ class Schema:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read what `get_config` gave."""
-        document, _ = parse(config["yaml"], SchemaDocument, SchemaError, "the saved schema")
+        document = parse(config["yaml"], SchemaDocument, "the saved schema").require(SchemaError)
         return cls(
             tuple(document.features.values()), document.name, document.tables, Fitted.from_config(config["fitted"])
         )

@@ -1,10 +1,10 @@
 """Which features make which tower."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from schemaflow.errors import SchemaError
 from schemaflow.schema.feature import Feature
-from schemaflow.schema.schema import Schema
 from schemaflow.schema.tags import SIDES, Tags
 
 __all__ = ["Sides", "sides_of"]
@@ -27,13 +27,14 @@ class Sides:
     weight: Feature | None = None
 
 
-def sides_of(schema: Schema, query_tag: Tags | str = Tags.USER, item_tag: Tags | str = Tags.ITEM) -> Sides:
+def sides_of(schema: Iterable[Feature], query_tag: Tags | str = Tags.USER, item_tag: Tags | str = Tags.ITEM) -> Sides:
     """Return the features of each tower: those with its tag; the query tower takes context and session too.
 
     Raises:
         SchemaError: A tower has no feature, a feature is on no side, or there is not exactly one item id.
 
     Example:
+        >>> from schemaflow.schema import Schema
         >>> [feature.name for feature in sides_of(Schema.from_yaml("schemas/movielens_100k.yaml")).item]
         ['movie_id', 'movie_title', 'year', 'genres']
     """

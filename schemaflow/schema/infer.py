@@ -91,6 +91,10 @@ def _write(name: str | None, roles: Roles) -> Draft:
         )
     if table.path is not None and table.path.name != "interactions.parquet":
         text.append(f"# To train, say so in a run file: data: {dump_flow({'interactions': table.path.name})}")
+    if table.path is None and table.survey.source.files:
+        text.append(
+            "# To train, put its files into a folder of their own, and say so in a run file: data: {interactions: <folder>}"
+        )
     text += [f"# Missing: {problem}" for problem in problems]
     text += ["version: 1"] + ([f"name: {dump_flow(name)}"] if name is not None else [])
     text += ["tables:"] if roles.sides else []

@@ -418,6 +418,8 @@ def test_files_of_the_same_columns_are_one_table(tmp_path: Path) -> None:
         assert [it.strip() for it in text.splitlines() if "_id:" in it] == expected
         assert "4,000 interactions" in text
     assert Schema.infer(parts).name == "parts"
+    assert "# To train, put its files into a folder of their own" in draft(parts).text
+    assert "data: {interactions: interactions}" in draft(below).text
 
 
 def columns_in(text: str) -> list[str]:

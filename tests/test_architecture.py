@@ -116,6 +116,21 @@ def test_starting_up_loads_nothing_heavy(start: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_infer_loads_no_tensorflow(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"user_id": [1, 2, 1], "item_id": [1, 1, 2]}), tmp_path / "interactions.parquet")
+    start = f"import sys; sys.argv = ['schemaflow', 'infer', {str(tmp_path)!r}]; from schemaflow.cli.app import main\n"
+    check = "\nprint([it for it in ('tensorflow', 'keras', 'merlin') if it in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{start}try: main()\nexcept SystemExit: pass{check}"],
+        capture_output=True, text=True, check=True, cwd=PACKAGE.parent,
+    )  # fmt: skip
+    assert "item_id: {dtype: int64, tags: [item, id]" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_public_names_are_sorted_and_there() -> None:
     assert schemaflow.__all__ == sorted(schemaflow.__all__)
     for name in schemaflow.__all__:

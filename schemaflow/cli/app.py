@@ -88,6 +88,38 @@ def json_schema() -> None:
 
 
 @app.command()
+def infer(
+    data: Annotated[list[Path], typer.Argument(help="A folder of Parquet files, or such files.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--out", help="Write the schema there; - prints it.")] = Path("-"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Draft a schema from Parquet, with comments that say what was found."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from schemaflow.schema.inference.draft import draft
+
+    printed = str(output) == "-"
+    if not printed and output.exists() and not force:
+        raise ConfigError(f"{output}: is there already; pass --force to write over it")
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+        task = bar.add_task("reading", total=None)
+        drafted = draft(*data, progress=lambda done, rows: bar.update(task, completed=done, total=rows))
+    if printed:
+        out.print(drafted.text, end="")
+    else:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(drafted.text, encoding="utf-8")
+        except OSError as reason:
+            raise ConfigError(f"{output}: cannot be written: {reason.strerror}; name another file") from None
+        out.print(f"wrote {output}: its lines are guesses, read them over before you train")
+    if drafted.problems:
+        raise SchemaError(*drafted.problems)
+
+
+@app.command()
 def describe(
     file: Annotated[Path, typer.Argument(help="A schema's or a run's YAML file.", show_default=False)],
     data: Annotated[

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-__all__ = ["Column", "missing_value", "place_of", "read_column"]
+__all__ = ["Column", "list_kinds", "missing_value", "place_of", "read_column"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def read_column(feature: Feature, piece: Piece) -> Column:
     array = chunked.combine_chunks() if isinstance(chunked, pa.ChunkedArray) else chunked
     if isinstance(array, pa.ChunkedArray):  # combine_chunks gives chunks back when one array cannot hold them
         array = pa.concat_arrays(array.chunks)
-    wanted, is_list = feature.many, any(is_kind(array.type) for is_kind in _list_kinds())
+    wanted, is_list = feature.many, any(is_kind(array.type) for is_kind in list_kinds())
     if is_list != wanted and not (wanted and pa.types.is_null(array.type)):
         expected = f"lists of {feature.dtype}" if wanted else f"one {feature.dtype} a row"
         hint = (
@@ -100,7 +100,8 @@ def read_column(feature: Feature, piece: Piece) -> Column:
     return Column(values, None, piece)
 
 
-def _list_kinds() -> list[Any]:
+def list_kinds() -> list[Any]:
+    """Return the tests for an Arrow type that holds any number of values in a row."""
     from pyarrow import types
 
     return [types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view]

@@ -17,6 +17,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.fitted import Fitted
 from schemaflow.schema.fitting import fit
 from schemaflow.schema.grammar import SchemaDocument, read_parts
+from schemaflow.schema.inference.draft import draft
 from schemaflow.schema.json_schema import json_schema
 from schemaflow.schema.merlin import carried, features_of, format_file, is_merlin, originals, parse_file, to_merlin
 from schemaflow.schema.sources import TableLike, open_source
@@ -97,6 +98,30 @@ class Schema:
             ['version', 'features']
         """
         return json_schema(SchemaDocument, "SchemaFlow schema")
+
+    @classmethod
+    def infer(cls, *tables: TableLike) -> Self:
+        """Return a schema guessed from tables; `schemaflow infer` writes the same with comments, to be read over.
+
+        Args:
+            *tables: A folder of Parquet files, such files, or tables in memory.
+
+        Raises:
+            DataError: There is no table, or one cannot be read.
+            SchemaError: There is no item id, or nothing to ask by; it says what to write by hand.
+
+        Example:
+            >>> visits = {"user_id": [1, 2, 1], "item_id": ["a", "b", "b"], "rating": [4.0, 1.0, 5.0]}
+            >>> for feature in Schema.infer(visits):
+            ...     print(feature.name, *feature.tags)
+            user_id user id
+            item_id item id
+            rating target regression
+        """
+        drafted = draft(*tables)
+        if drafted.problems:
+            raise SchemaError(*drafted.problems)
+        return cls.from_config({"yaml": drafted.text, "fitted": {}})
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the schema, and what was learned to a folder beside it: `shop.yaml` and `shop.fitted/`."""

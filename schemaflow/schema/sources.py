@@ -30,6 +30,10 @@ PIECE_ROWS = 250_000
 """Small row groups are read together until they hold this many rows: each piece costs a pass over the vocabularies."""
 
 
+BATCH_ROWS, BATCH_BYTES = 65_536, 1 << 24
+"""The most rows of a batch, and what they may take as Parquet, uncompressed."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Some row groups of one file.
@@ -125,6 +129,28 @@ class Source:
         """Yield every piece, with only the columns named."""
         return (self.read(place, columns) for place in self.places())
 
+    def batches(self, columns: Sequence[str]) -> Iterator[Piece]:
+        """Yield every row, a bounded number at a time however large the row groups are, with only the columns named."""
+        import pyarrow as pa
+
+        if self.table is not None:
+            chosen = self.table.select(list(columns))
+            for first in range(0, self.rows, BATCH_ROWS):
+                yield Piece(chosen.slice(first, BATCH_ROWS), self.name, first)
+        for file in self.files:
+            opened, first = _open(file, pre_buffer=False, buffer_size=1 << 20), 0  # else whole column chunks
+            groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
+            row_bytes = sum(group.total_byte_size for group in groups) / max(opened.metadata.num_rows, 1)
+            rows = int(min(BATCH_ROWS, max(BATCH_BYTES / max(row_bytes, 1), 1)))
+            try:
+                for batch in opened.iter_batches(rows, columns=list(columns), use_threads=False):
+                    yield Piece(pa.Table.from_batches([batch]).select(list(columns)), str(file), first)
+                    first += batch.num_rows
+            except (pa.ArrowInvalid, OSError) as reason:
+                raise DataError(
+                    f"{file}, after row {first}: not readable: {' '.join(str(reason).split())}; write the file again"
+                ) from None
+
     def require(self, column: str, purpose: str) -> None:
         """Raise `DataError` unless there is a column of that name."""
         if column not in self.columns:
@@ -203,11 +229,11 @@ def _open_path(path: Path) -> Source:
     return Source(str(path), columns, rows, files=files)
 
 
-def _open(file: Path) -> Any:
+def _open(file: Path, **options: Any) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(file)
+        return pq.ParquetFile(file, **options)
     except (pa.ArrowInvalid, OSError) as reason:
         raise DataError(f"{file}: not a readable Parquet file: {' '.join(str(reason).split())}") from None

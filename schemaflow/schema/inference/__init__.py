@@ -1,0 +1,1 @@
+"""A schema guessed from data: one pass over the tables, and a draft that says what it found."""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -181,11 +182,10 @@ class Schema:
             >>> Schema.from_merlin(table) == schema
             True
         """
-        rows = {
-            name: self.rows(name)
-            for name, it in self.domains.items()
-            if it.cardinality is not None or not it.learned or name in self.fitted.vocabularies
-        }
+        rows = {}
+        for name in self.domains:
+            with suppress(SchemaError):  # what is still to be learned has no rows to tell
+                rows[name] = self.rows(name)
         return to_merlin(self.features, rows, self.get_config())
 
     @classmethod

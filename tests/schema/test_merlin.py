@@ -18,6 +18,9 @@ import schemaflow as sf
 from schemaflow.errors import SchemaError
 from schemaflow.schema import SideTable, as_schema
 from schemaflow.schema.tags import atoms
+from schemaflow.schema.yaml_text import dump_flow
+from tests import everything
+from tests.schema.strategies import documents
 
 MOVIELENS = Path(__file__).parents[2] / "schemas" / "movielens_100k.yaml"
 
@@ -102,8 +105,12 @@ def schemas(draw: st.DrawFn) -> sf.Schema:
     return schema.fit(data) if fit else schema
 
 
+def schema_of(document: dict[str, Any]) -> sf.Schema:
+    return sf.Schema.from_config({"yaml": dump_flow(document), "fitted": {}})
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(schema=schemas())
+@given(schema=st.one_of(schemas(), documents().map(schema_of)))
 def test_every_schema_comes_back_equal(merlin: SimpleNamespace, tmp_path_factory: Any, schema: sf.Schema) -> None:
     folder = tmp_path_factory.mktemp("files")
     schema.to_pbtxt(folder / "schema.pbtxt")
@@ -119,6 +126,34 @@ def test_every_schema_comes_back_equal(merlin: SimpleNamespace, tmp_path_factory
         assert again == schema
         assert again.fingerprint == schema.fingerprint
         assert again.features == schema.features  # the order of tags too
+
+
+def test_a_schema_that_says_everything_comes_back_with_all_it_learned(merlin: SimpleNamespace, tmp_path: Path) -> None:
+    schema = sf.Schema.from_yaml(everything.write(tmp_path)).fit(tmp_path / "interactions.parquet")
+    schema.to_pbtxt(tmp_path / "schema.pbtxt")
+    for way in (schema.to_merlin(), *through_files(merlin, schema.to_merlin()), tmp_path / "schema.pbtxt"):
+        again = as_schema(way)
+        assert again == schema
+        assert again.fitted.vectors["item"].shape == (everything.ITEMS, 5)
+
+
+def test_dense_vectors_are_lists_of_one_length(merlin: SimpleNamespace) -> None:
+    ours = sf.Schema(
+        (
+            sf.Feature.model_validate(
+                {"name": "v", "dtype": "float32", "tags": ["item", "embedding"], "embedding": {"dim": 3}}
+            ),
+        )
+    )
+    column = ours.to_merlin()["v"]
+    assert (column.value_count.min, column.value_count.max, column.is_ragged) == (3, 3, False)
+    theirs = merlin.Column(
+        "v", tags=["item", "embedding"], dtype="float32", properties={"value_count": {"min": 4, "max": 4}}
+    )
+    read = as_schema(merlin.Schema([theirs]))["v"]
+    assert (read.kind, read.embedding and read.embedding.dim) == ("vector", 4)
+    with pytest.raises(SchemaError, match='"v" is tagged embedding but has no width; set properties'):
+        as_schema(merlin.Schema([merlin.Column("v", tags=["item", "embedding"], dtype="float32")]))
 
 
 def test_what_was_learned_travels(merlin: SimpleNamespace, tmp_path: Path) -> None:

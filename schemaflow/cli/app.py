@@ -15,8 +15,6 @@ from schemaflow.cli.terminal import Terminal
 from schemaflow.errors import ConfigError, SchemaError, SchemaFlowError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from schemaflow.schema import Feature
 
 __all__ = ["app", "main"]
@@ -57,26 +55,26 @@ DataOption = Annotated[
 
 
 @app.command()
-def validate(schema: SchemaArgument) -> None:
-    """Check a schema file: every mistake on one line."""
-    from schemaflow.schema.sides import sides_of
+def validate(
+    schema: SchemaArgument,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Check the data there too: a folder, or the interactions.", show_default=False),
+    ] = None,
+    machine: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a schema file, and data against it: every mistake on one line, and exit code 1 if one is an error."""
+    from schemaflow.cli import validation
 
-    features: Sequence[Feature]
-    if schema.suffix.lower() in (".yaml", ".yml"):
-        from schemaflow.schema.grammar import read_parts  # what Schema.from_yaml reads, without what Schema.fit needs
-
-        features = read_parts(schema).features
+    findings = validation.validate(schema, data)
+    if machine:
+        typer.echo(validation.as_json(schema, findings))
     else:
-        from schemaflow.schema import Schema
-
-        features = Schema.from_file(schema).features
-    try:
-        sides = sides_of(features)
-    except SchemaError as reason:
-        raise SchemaError(*(f"{schema}: {problem}" for problem in reason.problems)) from None
-    out.print(
-        f"{schema}: {len(features)} features, {len(sides.query)} in the query tower, {len(sides.item)} in the item tower"
-    )
+        for finding in findings.found:
+            typer.echo(str(finding), err=finding.level == "error")
+        if summary := validation.as_text(schema, findings):
+            typer.echo(summary)
+    raise typer.Exit(1 if findings.errors else 0)
 
 
 @app.command("json-schema")

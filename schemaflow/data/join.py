@@ -14,7 +14,7 @@ from schemaflow.schema.columns import place_of, read_column
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sources import Piece, Place, Source, TableLike, open_source
-from schemaflow.schema.tags import SIDES
+from schemaflow.schema.tables import same_side
 
 __all__ = ["Joined", "join", "read_ids", "read_table", "refuse_repeated"]
 
@@ -101,7 +101,7 @@ def join(
     searched, sides = [_describe(source)], []
     for name, side in schema.tables.items():
         key = schema[side.key]
-        wanted = [feature for feature in rest if feature is not key and _same_side(feature, key)]
+        wanted = [feature for feature in rest if feature is not key and same_side(feature, key)]
         if not wanted or key.source not in source.columns:
             continue
         if directory is None:
@@ -168,10 +168,6 @@ def _refuse_unmatched(feature: Feature, weights: str, columns: Columns, piece: P
             f'{place_of(piece, row)}: feature "{feature.name}" has {lengths[row]} values and its weights "{weights}"'
             f" {expected[row]}; expected one for each"
         )
-
-
-def _same_side(feature: Feature, key: Feature) -> bool:
-    return any(feature.has(side) and key.has(side) for side in SIDES)
 
 
 def _describe(source: Source) -> str:

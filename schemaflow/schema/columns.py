@@ -33,15 +33,21 @@ class Column:
 
     def place_of(self, position: int) -> str:
         """Say where the value at a position stands: `train.parquet, row group 3, row 250017`."""
+        return place_of(self.piece, self._row_of(position))
+
+    def row_of(self, position: int) -> int:
+        """Return the number in the file of the row that holds the value at a position."""
+        return self.piece.row(self._row_of(position))
+
+    def _row_of(self, position: int) -> int:
         import numpy as np
 
-        row = position if self.splits is None else int(np.searchsorted(self.splits, position, side="right")) - 1
-        return place_of(self.piece, row)
+        return position if self.splits is None else int(np.searchsorted(self.splits, position, side="right")) - 1
 
 
 def place_of(piece: Piece, row: int) -> str:
     """Say where a row of a piece stands in its file."""
-    return f"{piece.where}, row {piece.first_row + row if piece.numbers is None else piece.numbers[row]}"
+    return f"{piece.where}, row {piece.row(row)}"
 
 
 def missing_value(dtype: str) -> str | int | float:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from schemaflow.errors import DataError
 from schemaflow.schema.columns import Column
+from schemaflow.schema.faults import beyond
+from schemaflow.schema.feature import Feature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,17 +110,12 @@ class Quantiles:
         return tuple(float(it) for it in np.unique(self.values[places[places < len(below)]]))
 
 
-def finite_numbers(column: Column, name: str) -> Any:
+def finite_numbers(column: Column, feature: Feature) -> Any:
     """Return a column's numbers that are not missing, [n] float64.
 
     Raises:
-        DataError: One is infinite.
+        DataError: One is infinite, or so large that its square would be.
     """
-    import numpy as np
-
-    numbers = column.values.drop_null().cast("float64").to_numpy()
-    if not np.isfinite(numbers).all():
-        raise DataError(
-            f'{column.piece.where}: feature "{name}" holds an infinite value; what is learned from it needs finite ones'
-        )
-    return numbers
+    for it in beyond(feature, column, column.values.cast("float64").fill_null(0).to_numpy(), "float32"):
+        raise DataError(str(it))
+    return column.values.drop_null().cast("float64").to_numpy()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-__all__ = ["fit"]
+__all__ = ["Numbers", "fit", "read_by_fit", "vectors_of", "vocabulary_of"]
 
 _CONTEXT = frozenset({Tags.USER, Tags.CONTEXT, Tags.SESSION, Tags.TIME})
 
@@ -55,7 +55,7 @@ def fit(
     ids = [it for it in features if it.has(Tags.ID) and it.kind == "categorical" and it.list is None]
     learned = [it for it in features if it.kind == "categorical" and _counts_values(domains[it.table])]
     numbers = [it for it in features if it.learns_statistics and it.name not in known.statistics]
-    wanted = [it for it in features if it in learned or it in numbers or it in ids]
+    wanted = read_by_fit(features, domains, known)
     everything = [*sources, *side_tables]
     problems = [
         f'feature "{it.name}" is to be learned, but its column "{it.source}" is in none of '
@@ -67,7 +67,7 @@ def fit(
     if problems:
         raise DataError(*problems)
     values: dict[str, Counter] = {}
-    gathered: dict[str, _Numbers] = {}
+    gathered: dict[str, Numbers] = {}
     counts: dict[str, Counter] = {}
     for source in everything:
         present = [it for it in wanted if it.source in source.columns]
@@ -83,12 +83,12 @@ def fit(
                 if feature in counted:
                     counts.setdefault(feature.table, Counter()).add(column)
                 if feature in numbers and feature.name in first_here:
-                    gathered.setdefault(feature.name, _Numbers(feature)).add(column)
+                    gathered.setdefault(feature.name, Numbers(feature)).add(column)
     vocabularies = dict(known.vocabularies)
     for name, domain in domains.items():
         if domain.learned and (name in values or domain.file is not None):
-            vocabularies[name] = _vocabulary(domain, values.get(name), known.vocabularies.get(name), folders)
-    vectors = {name: _vectors(it, vocabularies, known, folders) for name, it in domains.items() if it.pretrained}
+            vocabularies[name] = vocabulary_of(domain, values.get(name), known.vocabularies.get(name), folders)
+    vectors = {name: vectors_of(it, vocabularies, known, folders) for name, it in domains.items() if it.pretrained}
     return Fitted(
         vocabularies,
         {**known.statistics, **{name: it.statistics() for name, it in gathered.items()}},
@@ -99,6 +99,16 @@ def fit(
         or known.counts,
         vectors,
     )
+
+
+def read_by_fit(features: Sequence[Feature], domains: Mapping[str, Domain], known: Fitted) -> list[Feature]:
+    """Return the features whose columns `fit` reads wherever they stand: ids, and all that it learns of."""
+    return [
+        it
+        for it in features
+        if (it.kind == "categorical" and (_counts_values(domains[it.table]) or (it.has(Tags.ID) and it.list is None)))
+        or (it.learns_statistics and it.name not in known.statistics)
+    ]
 
 
 def _counts_values(domain: Domain) -> bool:
@@ -113,7 +123,7 @@ def _holds_interactions(source: Source, features: Sequence[Feature], ids: Sequen
 
 
 @dataclass
-class _Numbers:
+class Numbers:
     """What is learned of a feature's numbers; of moments, turned around so that they grow with age."""
 
     feature: Feature
@@ -121,7 +131,8 @@ class _Numbers:
     quantiles: Quantiles = field(default_factory=Quantiles)
 
     def add(self, column: Column) -> None:
-        numbers = finite_numbers(column, self.feature.name)
+        """Take the numbers of a column in."""
+        numbers = finite_numbers(column, self.feature)
         numbers = -numbers if self._is_age else numbers
         self.moments.add(numbers)
         if isinstance(self.feature.buckets, QuantilesOption):
@@ -132,6 +143,11 @@ class _Numbers:
         return self.feature.time is not None and self.feature.time.take == "age"
 
     def statistics(self) -> Statistics:
+        """Return what was learned.
+
+        Raises:
+            DataError: There is no number, or they are all the same where that cannot be normalised.
+        """
         name, it = self.feature.name, self.moments
         edges: tuple[float, ...] = ()
         if it.count == 0:
@@ -153,10 +169,15 @@ class _Numbers:
         return Statistics(days[0], it.std / day, days[1], days[2], tuple(days[3:]), newest)
 
 
-def _vocabulary(
+def vocabulary_of(
     domain: Domain, counter: Counter | None, known: "pa.Array | None", folders: Sequence[Path]
 ) -> "pa.Array":
-    """Return the values that are known, and then the new ones."""
+    """Return the values that are known, and then the new ones.
+
+    Raises:
+        DataError: There is no value, or the file that holds them is missing or wrong.
+        SchemaError: They need more rows than the domain's cardinality.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -189,9 +210,14 @@ def _vocabulary(
     return array
 
 
-def _vectors(
+def vectors_of(
     domain: Domain, vocabularies: Mapping[str, "pa.Array"], known: Fitted, folders: Sequence[Path]
 ) -> "npt.NDArray[Any]":
+    """Return the vectors that a domain's table begins with.
+
+    Raises:
+        DataError: The file that holds them is missing or wrong.
+    """
     spec, vocabulary = domain.pretrained, vocabularies.get(domain.name, domain.inline_values())
     assert spec is not None, "asked for domains with pretrained vectors alone"
     before = known.vectors.get(domain.name)

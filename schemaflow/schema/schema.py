@@ -11,10 +11,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, Union
 
 from schemaflow.errors import DataError, SchemaError, suggest
+from schemaflow.schema.checking import check
 from schemaflow.schema.consistency import conflicts
 from schemaflow.schema.document import parse, read
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import Feature
+from schemaflow.schema.findings import Findings
 from schemaflow.schema.fitted import Fitted
 from schemaflow.schema.fitting import fit
 from schemaflow.schema.grammar import SchemaDocument, read_parts
@@ -275,6 +277,26 @@ class Schema:
         sources = [source for source in opened if source not in sides]
         folders = [self.folder] if folder is None else [self.folder, folder]
         return replace(self, fitted=fit(self.features, self.domains, sources, sides, self.fitted, folders))
+
+    def check(self, interactions: TableLike, *, tables: str | Path | None = None) -> Findings:
+        """Return what training would refuse in tables, as errors, and what may not be meant, as warnings.
+
+        Each table is read once, a few row groups at a time.
+
+        Args:
+            interactions: A Parquet file, a folder of them, an Arrow, pandas or polars table, or a dict of arrays.
+            tables: The folder of the side tables; that of `interactions` if not given.
+
+        Example:
+            >>> schema = Schema((
+            ...     Feature(name="user_id", dtype="int64", tags=["user", "id"], cardinality=100),
+            ...     Feature(name="item_id", dtype="int64", tags=["item", "id"], cardinality=50),
+            ... ))
+            >>> for finding in schema.check({"user_id": [7, 8, 9], "item_id": [3, 50, 4]}).found:
+            ...     print(finding.code, finding.row, finding.count)
+            outside-cardinality 1 1
+        """
+        return check(self, interactions, None if tables is None else Path(tables))
 
     def unfitted(self) -> Self:
         """Return the schema without anything that was learned."""

@@ -69,6 +69,10 @@ class Piece:
     first_row: int = 0
     numbers: "npt.NDArray[Any] | None" = None
 
+    def row(self, row: int) -> int:
+        """Return the number in the file of one of its rows."""
+        return self.first_row + row if self.numbers is None else int(self.numbers[row])
+
 
 @dataclass(frozen=True)
 class Source:

@@ -84,7 +84,7 @@ def faults_of(feature: Feature, column: Column, rows: int | None) -> Iterator[Fa
             else 'the schema says "missing: error": fill it in',
         }.get(str(feature.kind), "fill it in, or remove the row")
         yield from fault("missing-value", feature, column, missing, f"is missing; {hint}")
-    if feature.dtype == "string":
+    if feature.dtype == "string" or (rows is None and feature.kind not in ("value", "weights")):
         return
     values = column.values.fill_null(0).to_numpy()
     if rows is not None:

@@ -1,4 +1,24 @@
-"""What a check of data found: errors, which training refuses, and warnings."""
+"""What a check of data found: errors, which training refuses, and warnings.
+
+Errors, by code:
+    schema, sides           the schema file, or which features make which tower
+    missing-table           the interactions, or a side table that features come from; a warning where none do
+    missing-column          of a feature, or by which a side table is joined
+    unreadable              not Parquet, damaged, without rows, or files of a folder that differ in columns
+    misfit                  another type than the feature's, a list or not, a list beyond its max_length
+    missing-value           where the feature takes none, and ids that are needed
+    outside-cardinality     integers that are no row of their table
+    cardinality             more distinct values than the cardinality allows
+    vocabulary, pretrained  a file of them, or no value to learn
+    infinite, log1p         numbers beyond float32, or not above -1 where their log(1 + x) is taken
+    negative-weight, unequal-weights, vector-width
+    constant-column         where the feature is to be normalised; else a warning, as is empty-column
+    repeated-id, absent-id  in a side table that is read, or not in it; a warning where nothing is read from it
+Warnings:
+    extra-column            nothing reads it
+    out-of-vocabulary       values that share the rows of what is unknown
+    domain                  features that share a table but hardly a value
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

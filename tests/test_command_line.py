@@ -404,7 +404,7 @@ def test_help_says_all_there_is_to_say() -> None:
     assert (
         "Show the embedding tables and towers that a schema gives; with --data, learn its vocabularies first." in page
     )
-    assert "validate Check a schema file: every mistake on one line." in page
+    assert "validate Check a schema file, and with --data the tables too: every mistake on one line." in page
 
 
 def test_recommend_names_what_is_wrong(trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def validate(
     ] = None,
     machine: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a schema file, and data against it: every mistake on one line, and exit code 1 if one is an error."""
+    """Check a schema file, and with --data the tables too: every mistake on one line."""
     from schemaflow.cli import validation
 
     findings = validation.validate(schema, data)

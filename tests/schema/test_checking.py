@@ -1,11 +1,16 @@
 """What a check of data finds, and that training refuses the same."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import schemaflow as sf
 from schemaflow.data.join import read_ids, read_table, refuse_repeated

@@ -428,7 +428,7 @@ def _item_shares(schema: Schema, item_id: Feature, correction: str | None) -> tf
         return None
     if correction != "log_q":
         raise ConfigError(f'correction is {correction!r}; expected "log_q" or None')
-    counts = schema.fitted.counts.get(item_id.table)
+    counts = schema.counts(item_id)
     if counts is None:
         raise SchemaError(
             f'correction "log_q" needs the interactions of each {item_id.name}, and the schema has not counted them;'

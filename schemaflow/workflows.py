@@ -154,7 +154,8 @@ def _times(config: RunConfig, schema: Schema, interactions: Source) -> npt.NDArr
 
 
 def _in_memory(source: Source) -> pa.Table:
-    return pa.concat_tables([piece.table for piece in source.pieces(list(source.columns))])
+    pieces = [piece.table for piece in source.pieces(list(source.columns))]
+    return pa.concat_tables(pieces, promote_options="permissive")  # files may differ in the width of their integers
 
 
 def _candidates(config: RunConfig, schema: Schema, item_id: Feature, folder: Path, interactions: Source) -> Source:

@@ -285,7 +285,7 @@ texts = st.one_of(
 floats = st.floats(-1e6, 1e6, width=32)
 
 
-def values_of(feature: sf.Feature) -> st.SearchStrategy[Any]:
+def values_of(schema: sf.Schema, feature: sf.Feature) -> st.SearchStrategy[Any]:
     """Return raw values that a feature takes."""
     known = {"item": ["i0", "i1", "?"], "user_id": ["u1", "u2", "new", "newer"]}.get(
         feature.table, ["Oslo", "gold", "ad", "red"]
@@ -309,7 +309,7 @@ def values_of(feature: sf.Feature) -> st.SearchStrategy[Any]:
         one = st.integers(0, 2**31 - 1)
     if feature.list is not None:
         return st.lists(st.sampled_from(["i0", "i1", "?", "red"]), max_size=5)
-    may_miss = feature.takes_missing and feature.column is None  # `freshness` reads the same column, and takes none
+    may_miss = schema.takes_missing(feature) and feature.column is None  # `freshness` reads the same column, and takes none
     return st.one_of(one, st.none()) if may_miss else one
 
 
@@ -323,7 +323,7 @@ def test_the_graph_encodes_raw_values_as_the_pipeline_does(
     table: dict[str, Any] = {}
     raw: dict[str, Any] = {}
     for feature in encoder.features:
-        column = [data.draw(values_of(feature)) for _ in range(rows)] if feature.kind != "weights" else None
+        column = [data.draw(values_of(schema, feature)) for _ in range(rows)] if feature.kind != "weights" else None
         if column is None:
             column = [[it % 4 for it, _ in enumerate(row)] for row in table["words"].to_pylist()]
         kind: Any = {"string": pa.string()}.get(feature.dtype) or getattr(pa, feature.dtype)()

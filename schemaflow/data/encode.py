@@ -88,7 +88,8 @@ def encode(schema: Schema, feature: Feature, column: Column) -> Array | Lists:
             it can be; it names the first such row.
     """
     ranged = feature.kind == "categorical" and schema.domains[feature.table].encoding == "range"
-    _refuse(faults_of(feature, column, schema.rows(feature.table) if ranged else None))
+    rows = schema.rows(feature.table) if ranged else None
+    _refuse(faults_of(feature, column, rows, schema.takes_missing(feature)))
     if feature.kind == "vector":
         return _vectors(feature, column).astype(np.float32)
     read = _rows if feature.kind == "categorical" else _continuous if feature.kind == "continuous" else _values

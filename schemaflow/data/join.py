@@ -13,8 +13,8 @@ from schemaflow.errors import DataError
 from schemaflow.schema.columns import place_of, read_column
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import same_side
 from schemaflow.schema.sources import Piece, Place, Source, TableLike, open_source
-from schemaflow.schema.tables import same_side
 
 __all__ = ["Joined", "join", "read_ids", "read_table", "refuse_repeated"]
 

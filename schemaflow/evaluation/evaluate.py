@@ -154,7 +154,7 @@ def _excluded(users: pa.Array, items: pa.Array, user_of_query: pa.Array, identif
 
 def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Floats | None:
     """Return each candidate's number of interactions, [candidates] float32, where the schema has counted them."""
-    counts = schema.fitted.counts.get(item_id.table)
+    counts = schema.counts(item_id)
     if counts is None:
         return None
     rows = rows_in(schema.domains[item_id.table], schema.vocabulary(item_id.table), identifiers)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -116,9 +117,12 @@ class Recommender:
             raise ConfigError(f"k is {k!r}; expected an integer of at least 1")
         tensors = self._tensors(features)
         rows = len(next(iter(tensors.values())))
-        answer = self._recommend(
-            **tensors, k=tf.constant(self.k if k is None else k, tf.int32), exclude=self._exclusions(exclude, rows)
-        )
+        wanted, excluded = tf.constant(self.k if k is None else k, tf.int32), self._exclusions(exclude, rows)
+        try:
+            answer = self._recommend(**tensors, k=wanted, exclude=excluded)
+        except tf.errors.InvalidArgumentError as reason:  # the graph checks what it is given, and names the feature
+            found = re.search(r'feature "[^\n:;]*', reason.message)
+            raise ConfigError(found[0] if found else " ".join(reason.message.split())) from None
         counts = answer["count"].numpy()
         identifiers, scores = answer["identifiers"].numpy(), answer["scores"].numpy()
         if identifiers.dtype == object:
@@ -187,15 +191,17 @@ def _tensor(schema: Schema, feature: Feature, values: Any) -> tf.Tensor:
     )
     try:
         if not feature.many:
-            checked = [_value(feature, value, missing, limit) for value in rows]
+            checked = [_value(schema, feature, value, missing, limit) for value in rows]
             return tf.constant(checked, feature.tensor_dtype, [len(rows)])
         if feature.kind == "vector":
-            return _vectors(feature, rows)
+            return _vectors(schema, feature, rows)
+        if wrong := [row for row in rows if isinstance(row, (str, bytes))]:
+            raise TypeError(f"{wrong[0]!r} is one value, not a list of them")
         # what is missing in a list takes no part, as in training; a weight could not say whose it is then
         whole = feature.weighted_by is not None or feature.kind == "weights"
         if whole and any(it is None for row in rows for it in row or ()):
             raise ValueError("a weighted list must be whole")
-        lists = [[_value(feature, it, missing, limit) for it in row or () if it is not None] for row in rows]
+        lists = [[_value(schema, feature, it, missing, limit) for it in row or () if it is not None] for row in rows]
         width = max(map(len, lists), default=0)
         longest = feature.list.max_length if feature.list is not None else None
         if longest is not None and width > longest:
@@ -208,22 +214,23 @@ def _tensor(schema: Schema, feature: Feature, values: Any) -> tf.Tensor:
         ) from None
 
 
-def _vectors(feature: Feature, rows: list[Any]) -> tf.Tensor:
+def _vectors(schema: Schema, feature: Feature, rows: list[Any]) -> tf.Tensor:
     """Return dense vectors, [rows, dim]; a missing one as a row of NaN, for what the schema puts in its place."""
     dim = int(feature.embedding.dim or 0) if feature.embedding is not None else 0
     whole = [[float(it) for it in row] if row is not None else [math.nan] * dim for row in rows]
     for given, row in zip(rows, whole, strict=True):
-        if given is None and not feature.takes_missing:
+        if given is None and not schema.takes_missing(feature):
             raise ValueError("a missing vector has nothing in its place")
         if len(row) != dim or (given is not None and not all(map(math.isfinite, row))):
             raise ValueError(f"expected {dim} finite numbers in each row")
     return tf.constant(whole, feature.tensor_dtype, [len(rows), dim])
 
 
-def _value(feature: Feature, value: Any, missing: Any, limit: int | None) -> Any:
+def _value(schema: Schema, feature: Feature, value: Any, missing: Any, limit: int | None) -> Any:
     """Return one value, checked.
 
     Args:
+        schema: Says what a missing value is.
         feature: What it is of.
         value: As given.
         missing: What stands for a missing one.
@@ -231,7 +238,7 @@ def _value(feature: Feature, value: Any, missing: Any, limit: int | None) -> Any
     """
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        if feature.takes_missing:
+        if schema.takes_missing(feature):
             return missing
         raise ValueError("a missing value has no row of its own here, and the schema names nothing in its place")
     expected: Any = (str, bytes) if feature.dtype == "string" else (int, float) if feature.dtype[0] == "f" else int

@@ -158,10 +158,11 @@ def _matched(feature: Feature, values: tf.RaggedTensor, weights: tf.RaggedTensor
 class _Encoder(keras.layers.Layer):
     """What the kinds have in common: the raw value or the encoded one, whichever is there."""
 
-    def __init__(self, feature: Feature, width: int, **kwargs: Any) -> None:
+    def __init__(self, schema: Schema, feature: Feature, width: int, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # ids and unnormalised numbers must not pass through half precision
         self.feature = feature
         self.width = width
+        self.takes_missing = schema.takes_missing(feature)
 
     def encoded(self, inputs: Tensors) -> Any:
         name = self.feature.name
@@ -179,9 +180,9 @@ class _Encoder(keras.layers.Layer):
     def _filled(self, raw: tf.Tensor) -> tf.Tensor:
         """Return raw values of one a row with what stands in for a missing one, [batch]."""
         missing = _is_missing(self.feature, raw)
-        if self.feature.stand_in is not None:
+        if self.feature.stand_in is not None and not self.feature.is_age:  # an age's is in days
             return tf.where(missing, tf.constant(self.feature.stand_in, raw.dtype), raw)
-        if self.feature.takes_missing:
+        if self.takes_missing:
             return raw
         message = f'feature "{self.feature.name}" is missing or infinite, and the schema names nothing in its place'
         present = tf.debugging.assert_equal(tf.reduce_any(missing), False, message)
@@ -193,7 +194,7 @@ class _Numeric(_Encoder):
     """A raw number or moment as the number that enters the model, before it is normalised."""
 
     def __init__(self, schema: Schema, feature: Feature, width: int = 1, **kwargs: Any) -> None:
-        super().__init__(feature, width, **kwargs)
+        super().__init__(schema, feature, width, **kwargs)
         self.statistics = schema.fitted.statistics.get(feature.name)
 
     def _numbers(self, raw: tf.Tensor) -> tf.Tensor:
@@ -205,7 +206,9 @@ class _Numeric(_Encoder):
             values = tf.cast(age, tf.float64) / DAY[self.feature.time.unit]
         else:
             values = tf.cast(filled, tf.float64)
-        fill = self.statistics.mean if self.feature.missing == "mean" and self.statistics is not None else float("nan")
+        fill = float("nan") if self.feature.stand_in is None else float(self.feature.stand_in)
+        if self.feature.missing == "mean" and self.statistics is not None:
+            fill = self.statistics.mean
         return tf.where(missing, tf.constant(fill, tf.float64), values)
 
 
@@ -315,7 +318,7 @@ class _Vector(_Encoder):
 
     def __init__(self, schema: Schema, feature: Feature, **kwargs: Any) -> None:
         assert feature.embedding is not None, "a dense vector has a width"
-        super().__init__(feature, int(feature.embedding.dim or 0), **kwargs)
+        super().__init__(schema, feature, int(feature.embedding.dim or 0), **kwargs)
 
     def _encode(self, raw: tf.Tensor) -> tf.Tensor:
         if self.feature.stand_in is not None:  # [batch, dim], a row of NaN where it is missing
@@ -332,7 +335,7 @@ class _Weights(_Encoder):
     """The weights of a list's values: no vector of their own."""
 
     def __init__(self, schema: Schema, feature: Feature, **kwargs: Any) -> None:
-        super().__init__(feature, 0, **kwargs)
+        super().__init__(schema, feature, 0, **kwargs)
 
     def _encode(self, raw: Any) -> tf.RaggedTensor:
         lists = _without_missing(self.feature, raw)
@@ -367,6 +370,9 @@ def _hashed(values: tf.Tensor, buckets: int) -> tf.Tensor:
 def _tokens(options: TextOptions, texts: tf.Tensor) -> tf.RaggedTensor:
     """Return the tokens of texts, [batch, None] string; `schema.text` computes the same."""
     if "lower" in options.standardize:
+        # tf.strings.lower goes by the language of the process, in which I may become a dotless one
+        for upper, lower in (("I", "i"), ("\u0130", "i\u0307")):
+            texts = tf.strings.regex_replace(texts, upper, lower)
         texts = tf.strings.lower(texts, encoding="utf-8")
     if "strip_punctuation" in options.standardize:
         texts = tf.strings.regex_replace(texts, PUNCTUATION, "")
@@ -397,4 +403,6 @@ def _typed(feature: Feature, raw: Any) -> Any:
         raise ConfigError(
             f'feature "{feature.name}": expected the shape [{", ".join(map(str, expected_shape))}], received {value.shape}'
         )
-    return tf.cast(value, tf.int64) if expected.is_integer else value
+    return (
+        tf.cast(value, tf.int64) if expected.is_integer else tf.cast(value, expected) if expected.is_floating else value
+    )

@@ -167,14 +167,14 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
 
 
 def initializer_of(options: EmbeddingOptions, spec: TableSpec) -> Any:
-    """Return the initializer that the options ask for in a table, else the schema's, or None.
+    """Return a table's initializer: the options' for a feature, else the schema's, else the options' for all, or None.
 
     Raises:
         ConfigError: They ask for several.
     """
     wanted = options.embeddings_initializers
     if not _by_feature(wanted):
-        return spec.initializer if wanted is None else wanted
+        return wanted if spec.initializer is None else spec.initializer
     named = [name for name in spec.features if name in wanted]
     if len(named) > 1:
         raise ConfigError(
@@ -184,10 +184,18 @@ def initializer_of(options: EmbeddingOptions, spec: TableSpec) -> Any:
 
 
 def combiner_of(feature: Feature, options: EmbeddingOptions) -> str:
-    """Return how the rows of a list feature become one vector."""
-    return (
-        feature.embedding.combiner if feature.embedding is not None and feature.embedding.combiner else options.combiner
-    )
+    """Return how the rows of a list feature become one vector.
+
+    Raises:
+        ConfigError: The list is weighted, and the combiner is max.
+    """
+    own = feature.embedding.combiner if feature.embedding is not None else None
+    combiner = own or options.combiner
+    if combiner == "max" and feature.weighted_by is not None:
+        raise ConfigError(
+            f'feature "{feature.name}" is weighted by "{feature.weighted_by}", which the combiner max does not use; say mean, sum or sqrtn'
+        )
+    return combiner
 
 
 def describe_tables(specs: Iterable[TableSpec]) -> str:

@@ -214,11 +214,14 @@ class _Inspection:
         ranged = domain is not None and domain.encoding == "range"
         # Schema.fit refuses ids outside their table wherever they stand
         if feature in table.encoded or (ranged and feature in table.fitted):
-            yield from faults_of(feature, column, self.schema.rows(feature.table) if ranged else None)
+            rows = self.schema.rows(feature.table) if ranged else None
+            yield from faults_of(feature, column, rows, self.schema.takes_missing(feature))
         if feature in table.encoded and feature.kind == "continuous":
             yield from self._of_numbers(feature, column)
         if feature.name in self.numbers and self.numbers[feature.name][0] is table:
-            yield from beyond(feature, column, column.values.cast("float64").fill_null(0).to_numpy(), "float32")
+            yield from beyond(
+                feature, column, column.values.cast("float64", safe=False).fill_null(0).to_numpy(), "float32"
+            )
         if domain is not None and feature in table.encoded and domain.name in self.vocabularies:
             unknown = pc.and_(
                 column.values.is_valid(), pc.invert(_is_in(column.values, self.vocabularies[domain.name]))

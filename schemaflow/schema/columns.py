@@ -101,8 +101,8 @@ def read_column(feature: Feature, piece: Piece) -> Column:
     values = _canonical(feature, array, piece)
     if feature.text_like:
         return Column(*tokens_of(feature.text or TextOptions(), values), piece)
-    if feature.stand_in is not None:
-        values = values.fill_null(pa.scalar(feature.stand_in, values.type))
+    if feature.stand_in is not None and not feature.is_age:
+        values = values.fill_null(_rounded(feature, pa.array([feature.stand_in], values.type))[0])
     return Column(values, None, piece)
 
 
@@ -164,14 +164,25 @@ def _canonical(feature: Feature, array: Any, piece: Piece) -> "pa.Array":
         array = array.cast(pa.large_string())
         return pc.if_else(pc.equal(array, ""), None, array)
     try:
-        array = array.cast(feature.dtype.replace("float32", "float64"))
+        array = array.cast("float64" if feature.dtype.startswith("float") else feature.dtype)
     except pa.ArrowInvalid as reason:
         raise DataError(
             f'{piece.where}: the column "{feature.source}" does not fit dtype {feature.dtype} of feature "{feature.name}": {reason}'
         ) from None
     if feature.dtype.startswith("float"):
-        return pc.if_else(pc.is_nan(array), None, array)
+        return _rounded(feature, pc.if_else(pc.is_nan(array), None, array))
     return pc.if_else(pc.equal(array, missing_value(feature.dtype)), None, array).cast(pa.int64())
+
+
+def _rounded(feature: Feature, array: "pa.Array") -> "pa.Array":
+    """Return numbers as the feature's dtype holds them: the exported graph sees no others."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if feature.dtype != "float32":
+        return array
+    narrow = array.cast(pa.float32(), safe=False).cast(pa.float64())
+    return pc.if_else(pc.is_inf(narrow), array, narrow)  # what is beyond float32 is refused by its own value
 
 
 def _epoch(feature: Feature, array: Any, piece: Piece) -> "pa.Array":

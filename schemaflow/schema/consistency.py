@@ -8,7 +8,7 @@ from typing import Any
 from schemaflow.errors import suggest
 from schemaflow.schema.domain import Domain, domains_of
 from schemaflow.schema.feature import Feature
-from schemaflow.schema.fitted import Fitted
+from schemaflow.schema.fitted import Fitted, learned_under
 from schemaflow.schema.parsed import Location
 from schemaflow.schema.table import SideTable
 from schemaflow.schema.tags import SIDES, Tags
@@ -58,11 +58,25 @@ def conflicts(
         for name, vocabulary in fitted.vocabularies.items()
         if name in domains and (problem := domains[name].misfit(vocabulary))
     ]
+    contradictions += _outdated(features, domains, fitted)
     first_named = re.compile(r'features? "(\w+)"')
     problems += [
         (("features", found[1]) if (found := first_named.match(it)) else ("features",), it) for it in contradictions
     ]
     return domains, problems
+
+
+def _outdated(features: Sequence[Feature], domains: Mapping[str, Domain], fitted: Fitted) -> Iterator[str]:
+    """Say where what was learned was learned under other words than the schema has now."""
+    names = {feature.name for feature in features}
+    for what, now in learned_under(features, domains).items():
+        before, name = fitted.under.get(what), what.partition(" of ")[2]
+        if before is not None and before != now:
+            feature = name if name in names else domains[name].features[0].name
+            yield (
+                f'feature "{feature}" was fitted as ({before}) and is ({now}) now;'
+                ' remove "fitted" from the schema, or call unfitted(), and fit it again'
+            )
 
 
 def _of_weights(features: Mapping[str, Feature], words: list[str]) -> Iterator[tuple[str, str]]:

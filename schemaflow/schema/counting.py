@@ -116,6 +116,6 @@ def finite_numbers(column: Column, feature: Feature) -> Any:
     Raises:
         DataError: One is infinite, or so large that its square would be.
     """
-    for it in beyond(feature, column, column.values.cast("float64").fill_null(0).to_numpy(), "float32"):
+    for it in beyond(feature, column, column.values.cast("float64", safe=False).fill_null(0).to_numpy(), "float32"):
         raise DataError(str(it))
-    return column.values.drop_null().cast("float64").to_numpy()
+    return column.values.drop_null().cast("float64", safe=False).to_numpy()

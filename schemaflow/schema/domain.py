@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from schemaflow.schema.feature import CALENDAR, Encoding, Feature
+from schemaflow.schema.feature import CALENDAR, OUT_OF_VOCABULARY, Encoding, Feature
 from schemaflow.schema.options import Pretrained, VocabularyFile
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class Domain:
 
     @property
     def encoding(self) -> Encoding:
-        """How its values become rows; one feature that says so is enough."""
-        found = {feature.encoding for feature in self.features}
+        """How its values become rows: as those of its features say that say it."""
+        found = {it.encoding for it in self.features if it.says_rows} or {it.encoding for it in self.features}
         return next((encoding for encoding in _ENCODINGS if encoding in found), "range")
 
     @property
@@ -46,13 +46,17 @@ class Domain:
 
     @property
     def reserved(self) -> int:
-        """The rows at its head that hold no value; none where values are rows themselves."""
-        return max(feature.reserved for feature in self.features)
+        """The rows at its head that hold no value: padding, missing, out of vocabulary; none where values are rows."""
+        return 0 if self.encoding == "range" else OUT_OF_VOCABULARY + self.oov_rows
 
     @property
     def oov_rows(self) -> int:
         """The rows that values out of the vocabulary are hashed into."""
-        return max(feature.oov_rows for feature in self.features)
+        return max(feature.oov or 1 for feature in self.features)
+
+    def takes_missing(self, feature: Feature) -> bool:
+        """Tell whether a missing value of one of its features is something to the model, and not an error."""
+        return self.encoding != "range" if feature.missing is None else feature.missing != "error"
 
     @property
     def buckets(self) -> int:
@@ -147,12 +151,19 @@ def _merge(name: str, group: list[Feature], problems: list[str]) -> Domain:
     one("have out-of-vocabulary rows ", (feature.oov for feature in group), _sorted)
     if len({feature.dtype == "string" for feature in group}) > 1:
         problems.append(f"{shared} mix strings and numbers; give them one dtype")
-    says = [it for it in group if it.cardinality is not None or it.vocabulary is not None or it.hash is not None]
-    if len({feature.encoding for feature in says} | {it.encoding for it in group if it.encoding in _ENCODINGS[2:]}) > 1:
+    one(
+        "name different pretrained vectors",
+        (it.embedding.pretrained for it in group if it.embedding is not None),
+        unseen,
+    )
+    if len({feature.encoding for feature in group if feature.says_rows}) > 1:
         problems.append(
             f'features {names} share the domain "{name}", but one has a vocabulary and another numbers or hashes its rows; say the same in all'
         )
     domain = Domain(name, tuple(group), cardinality, spelled, None if spelled is not None else file)
+    problems += _too_small(domain)
+    if domain.pretrained and any(it.embedding and it.embedding.initializer for it in group):
+        problems.append(f'features {names} of the domain "{name}" have an initializer and pretrained vectors; keep one')
     if domain.encoding in ("vocabulary", "range") and cardinality is None and not any(it.vocabulary for it in group):
         problems += [
             f'feature "{feature.name}" is categorical but has no cardinality; add "cardinality: <rows>",'
@@ -160,6 +171,25 @@ def _merge(name: str, group: list[Feature], problems: list[str]) -> Domain:
             for feature in group
         ]
     return domain
+
+
+def _too_small(domain: Domain) -> list[str]:
+    """Say where a domain's cardinality does not hold its values."""
+    rows, reserved = domain.cardinality, domain.reserved
+    name = next((it.name for it in domain.features if it.cardinality is not None), "")
+    if rows is None:
+        return []
+    if domain.encoding == "hash" and rows != domain.buckets + reserved:
+        return [
+            f'feature "{name}" has cardinality {rows}, but {domain.buckets} hash buckets and the {reserved} reserved rows are {domain.buckets + reserved}'
+        ]
+    if domain.values is not None and rows < len(domain.values) + reserved:
+        return [
+            f'feature "{name}" has cardinality {rows}, but its vocabulary and the {reserved} reserved rows need {len(domain.values) + reserved}'
+        ]
+    if rows <= reserved:
+        return [f'feature "{name}" has cardinality {rows}, which leaves no row beside the {reserved} reserved ones']
+    return []
 
 
 def _sorted(values: list[Any]) -> str:

@@ -61,26 +61,27 @@ def fault(code: str, feature: Feature, column: Column, wrong: Any, reason: str) 
         )
 
 
-def faults_of(feature: Feature, column: Column, rows: int | None) -> Iterator[Fault]:
+def faults_of(feature: Feature, column: Column, rows: int | None, takes_missing: bool) -> Iterator[Fault]:
     """Yield what is wrong with a feature's values as they stand, the gravest first.
 
     Args:
         feature: Whose values they are.
         column: The values.
         rows: Of its table, where values are rows themselves.
+        takes_missing: Whether a missing value is something to the model.
     """
     missing = column.values.is_null().to_numpy(zero_copy_only=False)
     if feature.has(Tags.ITEM_ID) and column.splits is None:
         reason = "is missing; an item without an id cannot be learned: fill it in or remove the row"
         yield from fault("missing-value", feature, column, missing, reason)
     if feature.kind == "vector":
-        yield from _of_vectors(feature, column)
+        yield from _of_vectors(feature, column, takes_missing)
         return
-    if not feature.takes_missing:
+    if not takes_missing:
         hint = {
             "continuous": 'say "missing: mean" or "missing: {value: …}", or fill it in',
             "categorical": 'ids that are rows themselves cannot be: say "vocabulary: learned", or fill it in'
-            if feature.encoding == "range"
+            if rows is not None
             else 'the schema says "missing: error": fill it in',
         }.get(str(feature.kind), "fill it in, or remove the row")
         yield from fault("missing-value", feature, column, missing, f"is missing; {hint}")
@@ -121,14 +122,14 @@ def beyond(feature: Feature, column: Column, values: "npt.NDArray[Any]", dtype: 
     yield from fault("infinite", feature, column, wrong, reason)
 
 
-def _of_vectors(feature: Feature, column: Column) -> Iterator[Fault]:
+def _of_vectors(feature: Feature, column: Column, takes_missing: bool) -> Iterator[Fault]:
     import numpy as np
 
     assert column.splits is not None, "vectors are read as lists"
     assert feature.embedding is not None, "a dense vector has a width"
     dim = feature.embedding.dim
     lengths = np.diff(column.splits)
-    wrong = (lengths != dim) & ~((lengths == 0) & feature.takes_missing)
+    wrong = (lengths != dim) & ~((lengths == 0) & takes_missing)
     if wrong.any():
         first = int(np.argmax(wrong))
         held = f"has {lengths[first]} numbers" if lengths[first] else "is missing"

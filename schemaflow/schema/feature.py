@@ -17,7 +17,7 @@ from schemaflow.schema.options import (
     Vocabulary,
 )
 from schemaflow.schema.rules import TAG_SCHEMA, contradictions
-from schemaflow.schema.tags import SIDES, Tags, atoms, parse_tag
+from schemaflow.schema.tags import SIDES, TARGET_KINDS, Tags, atoms, parse_tag
 
 __all__ = [
     "CALENDAR",
@@ -47,7 +47,7 @@ DType = Literal[
     "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32", "float64"
 ]  # uint64 is left out: TensorFlow's lookups hold signed 64-bit keys
 
-_VALUES = frozenset({Tags.TARGET, Tags.TIME, Tags.POSITION})
+_VALUES = frozenset({Tags.TARGET, Tags.TIME, Tags.POSITION}) | TARGET_KINDS
 _CATEGORICAL = frozenset({Tags.CATEGORICAL, Tags.ID, Tags.SEQUENCE, Tags.TEXT})
 
 
@@ -149,7 +149,7 @@ class Feature(Document):
             return "vector"
         if tags & _CATEGORICAL or part in CALENDAR or self.buckets is not None or self.hash is not None:
             return "categorical"
-        if Tags.CONTINUOUS in tags or part == "age":
+        if Tags.CONTINUOUS in tags or self.is_age:
             return "continuous"
         of_dtype: dict[str, Kind] = {"s": "categorical", "f": "continuous"}
         return of_dtype.get(self.dtype[0]) if tags.intersection(SIDES) else "value"
@@ -167,6 +167,17 @@ class Feature(Document):
         if self.hash is not None:
             return "hash"
         return "vocabulary" if self.dtype == "string" or self.vocabulary is not None else "range"
+
+    @property
+    def is_age(self) -> bool:
+        """Whether its values are moments, of which the age enters the model."""
+        return self.time is not None and self.time.take == "age"
+
+    @property
+    def says_rows(self) -> bool:
+        """Whether it says itself how its values become rows; else it goes by the others of its domain."""
+        keys = (self.cardinality, self.vocabulary, self.hash, self.buckets)
+        return any(it is not None for it in keys) or self.encoding == "calendar"
 
     @property
     def text_like(self) -> bool:
@@ -189,35 +200,18 @@ class Feature(Document):
         return None if self.list is None else self.list.weights
 
     @property
-    def oov_rows(self) -> int:
-        """The rows that values out of the vocabulary are hashed into."""
-        return 1 if self.oov is None else self.oov
-
-    @property
-    def reserved(self) -> int:
-        """The rows at the head of its table that hold no value: padding, missing, out of vocabulary."""
-        return 0 if self.encoding == "range" else OUT_OF_VOCABULARY + self.oov_rows
-
-    @property
     def learns_statistics(self) -> bool:
         """Whether `Schema.fit` learns its mean, deviation, range or quantiles."""
         return self.kind in ("categorical", "continuous") and (
             self.normalize in ("standard", "min-max")
             or self.missing == "mean"
             or (self.buckets is not None and not isinstance(self.buckets, tuple))
-            or (self.time is not None and self.time.take == "age")
+            or self.is_age
         )
 
     @property
-    def takes_missing(self) -> bool:
-        """Whether a missing value is something to the model, and not an error."""
-        if self.missing is not None:
-            return self.missing != "error"
-        return self.kind == "categorical" and self.encoding != "range"
-
-    @property
     def stand_in(self) -> str | int | float | None:
-        """The value that the schema puts in place of a missing one."""
+        """The value that the schema puts in place of a missing one; of an age, in days."""
         return self.missing.value if isinstance(self.missing, Fill) else None
 
     @property

@@ -1,5 +1,6 @@
 """Files that a schema names beside its tables: vocabularies, and vectors to begin with."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,9 +56,16 @@ def read_vocabulary(domain: Domain, spec: VocabularyFile, path: Path) -> "pa.Arr
         source.require(column, f'the vocabulary of feature "{name}"')
         feature = feature.model_copy(update={"column": column})
     else:
-        lines: list[Any] = path.read_text(encoding="utf-8").splitlines()
+        if spec.column is not None:
+            raise DataError(f'{path}: text has no column "{spec.column}"; remove "column", or name a Parquet file')
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as reason:
+            raise DataError(f"{path}: expected UTF-8 text, received other bytes at offset {reason.start}") from None
+        lines: list[Any] = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
         if dtype != "string":
-            wrong = next((number for number, line in enumerate(lines) if not line.strip().lstrip("-").isdigit()), None)
+            whole = re.compile(r"-?[0-9]{1,18}")
+            wrong = next((number for number, line in enumerate(lines) if not whole.fullmatch(line)), None)
             if wrong is not None:
                 raise DataError(
                     f'{path}, line {wrong + 1}: expected {dtype} for feature "{name}", received {lines[wrong]!r}'

@@ -1,25 +1,29 @@
 """What a schema learns from data: vocabularies, statistics, counts of ids; and how that is kept as files."""
 
 import base64
+import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemaflow.errors import SchemaError
+from schemaflow.schema.domain import Domain
+from schemaflow.schema.feature import Feature
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-__all__ = ["Fitted", "Statistics"]
+__all__ = ["Fitted", "Statistics", "learned_under"]
 
 _VOCABULARY = "vocabulary."
 _COUNTS = "counts."
 _VECTORS = "vectors."
 _STATISTICS = "statistics.json"
+_UNDER = "learned_under.json"
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,28 @@ class Fitted:
     Args:
         vocabularies: Per domain, the values in the order of their rows (large_string or int64, the first is row 3).
         statistics: Per feature that learns from its numbers: normalised, in quantiles, filled with the mean, an age.
-        counts: Per domain of an id, the interactions that hold each row of its table, int64; without those that no
-            interactions were seen of.
+        counts: Per id, the interactions that hold each row of its table, int64; without those that no interactions were
+            seen of.
     """
 
     vocabularies: Mapping[str, "pa.Array"] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     counts: Mapping[str, "npt.NDArray[Any]"] = field(default_factory=dict)
     vectors: Mapping[str, "npt.NDArray[Any]"] = field(default_factory=dict)
+    under: Mapping[str, str] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that was learned, in hexadecimal: of the values, whichever library writes them."""
+        import numpy as np
+
+        parts = [json.dumps({name: asdict(it) for name, it in sorted(self.statistics.items())})]
+        for domain, values in sorted(self.vocabularies.items()):
+            parts.append(json.dumps([_VOCABULARY, domain, values.to_pylist()]))
+        for kind, arrays in ((_COUNTS, self.counts), (_VECTORS, self.vectors)):
+            for name, array in sorted(arrays.items()):
+                content = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+                parts.append(json.dumps([kind, name, str(array.dtype), array.shape, content]))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def files(self) -> dict[str, bytes]:
         """Return the contents of the files that hold it, by name."""
@@ -70,6 +88,8 @@ class Fitted:
         if self.statistics:
             statistics = {name: asdict(it) for name, it in self.statistics.items()}
             files[_STATISTICS] = json.dumps(statistics, indent=1).encode()
+        if self.under:
+            files[_UNDER] = json.dumps(dict(self.under), indent=1).encode()
         return files
 
     @classmethod
@@ -92,6 +112,7 @@ class Fitted:
             statistics,
             {domain: column.to_numpy() for domain, column in counts.items()},
             {domain: column.flatten().to_numpy().reshape(len(column), -1) for domain, column in vectors.items()},
+            json.loads(files.get(_UNDER, b"{}")),
         )
 
     def write(self, folder: Path) -> None:
@@ -102,7 +123,7 @@ class Fitted:
             (folder / name).write_bytes(content)
         for old in folder.iterdir():
             if old.name not in files and (
-                old.name.startswith((_VOCABULARY, _COUNTS, _VECTORS)) or old.name == _STATISTICS
+                old.name.startswith((_VOCABULARY, _COUNTS, _VECTORS)) or old.name in (_STATISTICS, _UNDER)
             ):
                 old.unlink()
 
@@ -132,6 +153,40 @@ class Fitted:
     def from_config(cls, config: Mapping[str, str]) -> "Fitted":
         """Read what `to_config` gave."""
         return cls.from_files({name: base64.b64decode(content) for name, content in config.items()})
+
+
+def learned_under(features: Sequence[Feature], domains: Mapping[str, Domain]) -> dict[str, str]:
+    """Return what the schema says of all that is learned: by feature its numbers, by domain the layout of its rows.
+
+    What was learned under other words is not what these words mean.
+    """
+    said: dict[str, str] = {}
+    for feature in features:
+        spec = feature.model_dump(mode="json", exclude_none=True)
+        if feature.learns_statistics:
+            quantiles = None if isinstance(feature.buckets, tuple) else spec.get("buckets")
+            keys: dict[str, Any] = {"dtype": feature.dtype, "time": spec.get("time"), "buckets": quantiles}
+            keys["stand_in"] = None if feature.is_age else feature.stand_in
+            said[f"numbers of {feature.name}"] = _shortly(keys)
+        if feature.text_like:
+            said[f"tokens of {feature.name}"] = _shortly(spec.get("text") or {"text": "by default"})
+    for name, domain in domains.items():
+        if domain.encoding in ("vocabulary", "hash"):
+            kind = "inline" if domain.values is not None else "learned" if domain.file is None else domain.file.file
+            rows = {"hash": domain.buckets} if domain.encoding == "hash" else {"vocabulary": kind}
+            keys = {"oov": domain.oov_rows, **rows}
+            if domain.values is not None:
+                keys["sha256"] = hashlib.sha256(json.dumps(domain.values).encode()).hexdigest()[:12]
+            said[f"rows of {name}"] = _shortly(keys)
+        else:
+            said[f"rows of {name}"] = domain.encoding
+        if domain.pretrained is not None:
+            said[f"vectors of {name}"] = _shortly(domain.pretrained.model_dump())
+    return said
+
+
+def _shortly(keys: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {json.dumps(value)}" for key, value in keys.items() if value is not None)
 
 
 def _to_parquet(name: str, values: Any) -> bytes:

@@ -11,9 +11,10 @@ from schemaflow.schema.counting import Counter, Moments, Quantiles, finite_numbe
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import DAY, Feature
 from schemaflow.schema.files import find, read_vectors, read_vocabulary
-from schemaflow.schema.fitted import Fitted, Statistics
+from schemaflow.schema.fitted import Fitted, Statistics, learned_under
 from schemaflow.schema.options import Quantiles as QuantilesOption
 from schemaflow.schema.rows import rows_in
+from schemaflow.schema.sides import belongs
 from schemaflow.schema.sources import Source
 from schemaflow.schema.tags import Tags
 
@@ -30,7 +31,7 @@ def fit(
     features: Sequence[Feature],
     domains: Mapping[str, Domain],
     sources: Sequence[Source],
-    side_tables: Sequence[Source],
+    side_tables: Sequence[tuple[Source, Feature]],
     known: Fitted,
     folders: Sequence[Path],
 ) -> Fitted:
@@ -44,7 +45,7 @@ def fit(
         features: Of the schema.
         domains: Of the schema.
         sources: Interactions, and other tables in memory.
-        side_tables: Tables with one row for each user or item, whose ids are not interactions.
+        side_tables: Tables with one row for each user or item, whose ids are not interactions, and their keys.
         known: What was learned before, which a trained model relies on.
         folders: Where files that the schema names are looked for.
 
@@ -56,23 +57,23 @@ def fit(
     learned = [it for it in features if it.kind == "categorical" and _counts_values(domains[it.table])]
     numbers = [it for it in features if it.learns_statistics and it.name not in known.statistics]
     wanted = read_by_fit(features, domains, known)
-    everything = [*sources, *side_tables]
+    everything = [*((source, None) for source in sources), *side_tables]
     problems = [
         f'feature "{it.name}" is to be learned, but its column "{it.source}" is in none of '
-        + ", ".join(source.name for source in everything)
+        + ", ".join(source.name for source, _ in everything)
         for it in features
         if it in numbers or (it in learned and it.table not in known.vocabularies)
-        if not any(it.source in source.columns for source in everything)
+        if not any(it.source in source.columns and belongs(it, key) for source, key in everything)
     ]
     if problems:
         raise DataError(*problems)
     values: dict[str, Counter] = {}
     gathered: dict[str, Numbers] = {}
     counts: dict[str, Counter] = {}
-    for source in everything:
-        present = [it for it in wanted if it.source in source.columns]
+    for source, key in everything:
+        present = [it for it in wanted if it.source in source.columns and belongs(it, key)]
         first_here = {it.name for it in numbers if it.name not in gathered}  # one table is enough for a mean
-        counted = ids if source in sources and _holds_interactions(source, features, ids) else []
+        counted = ids if key is None and _holds_interactions(source, features, ids) else []
         for piece in source.pieces(list(dict.fromkeys(it.source for it in present))) if present else ():
             for feature in present:
                 column = read_column(feature, piece)
@@ -81,7 +82,7 @@ def fit(
                 if feature in learned:
                     values.setdefault(feature.table, Counter()).add(column)
                 if feature in counted:
-                    counts.setdefault(feature.table, Counter()).add(column)
+                    counts.setdefault(feature.name, Counter()).add(column)
                 if feature in numbers and feature.name in first_here:
                     gathered.setdefault(feature.name, Numbers(feature)).add(column)
     vocabularies = dict(known.vocabularies)
@@ -93,11 +94,13 @@ def fit(
         vocabularies,
         {**known.statistics, **{name: it.statistics() for name, it in gathered.items()}},
         {
-            name: _row_counts(domains[name], vocabularies.get(name, domains[name].inline_values()), counter)
-            for name, counter in counts.items()
+            feature.name: _row_counts(domains[feature.table], vocabularies, counts[feature.name])
+            for feature in ids
+            if feature.name in counts
         }
         or known.counts,
         vectors,
+        learned_under(features, domains),
     )
 
 
@@ -133,14 +136,10 @@ class Numbers:
     def add(self, column: Column) -> None:
         """Take the numbers of a column in."""
         numbers = finite_numbers(column, self.feature)
-        numbers = -numbers if self._is_age else numbers
+        numbers = -numbers if self.feature.is_age else numbers
         self.moments.add(numbers)
         if isinstance(self.feature.buckets, QuantilesOption):
             self.quantiles.add(numbers)
-
-    @property
-    def _is_age(self) -> bool:
-        return self.feature.time is not None and self.feature.time.take == "age"
 
     def statistics(self) -> Statistics:
         """Return what was learned.
@@ -162,7 +161,7 @@ class Numbers:
                 raise DataError(
                     f'feature "{name}" is {it.mean:g} in nearly every row, so it has no quantiles; remove it'
                 )
-        if not self._is_age:
+        if not self.feature.is_age:
             return Statistics(it.mean, it.std, it.minimum, it.maximum, edges)
         newest, day = int(-it.minimum), DAY[self.feature.time.unit if self.feature.time is not None else "s"]
         days = [(newest + moment) / day for moment in (it.mean, it.minimum, it.maximum, *edges)]
@@ -247,9 +246,10 @@ def _refuse_outside(feature: Feature, domain: Domain, column: Column) -> None:
         )
 
 
-def _row_counts(domain: Domain, vocabulary: "pa.Array | None", items: Counter) -> "npt.NDArray[Any]":
+def _row_counts(domain: Domain, vocabularies: Mapping[str, "pa.Array"], items: Counter) -> "npt.NDArray[Any]":
     import numpy as np
 
+    vocabulary = vocabularies.get(domain.name, domain.inline_values())
     total = items.total()
     counts = total["count"].to_numpy()
     rows = rows_in(domain, vocabulary, total["value"].combine_chunks())

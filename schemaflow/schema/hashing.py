@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["hash_buckets"]
 
 _K0, _K1, _K2 = 0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F
-_CHUNK = 65_536  # values at a time: what bounds the memory of their bytes
+_CHUNK = 4_000_000  # bytes at a time: what bounds the memory
 
 
 def hash_buckets(values: "pa.Array", buckets: int) -> "npt.NDArray[Any]":
@@ -32,31 +32,33 @@ def hash_buckets(values: "pa.Array", buckets: int) -> "npt.NDArray[Any]":
     """
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    texts = values.cast(pa.large_string())
+    encoded = pc.dictionary_encode(values)  # each distinct value is hashed once
+    texts = encoded.dictionary.cast(pa.large_string())
     offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
     content = texts.buffers()[2]
     data = np.frombuffer(content, np.uint8) if content is not None else np.zeros(0, np.uint8)
     starts, lengths = offsets[:-1], np.diff(offsets)
     hashes = np.full(len(texts), _K2, np.uint64)  # that of the empty text
-    ways: tuple[tuple[int, int, Callable[[Any, Any], Any]], ...] = (
+    ways: list[tuple[int, int, Callable[[Any, Any], Any]]] = [
         (1, 3, _up_to_3),
         (4, 7, _up_to_7),
         (8, 16, _up_to_16),
         (17, 32, _up_to_32),
         (33, 64, _up_to_64),
-    )
+    ]
+    blocks = np.unique((lengths[lengths > 64] - 1) // 64)  # longer ones, by their number of whole blocks
+    ways += [(64 * it + 1, 64 * it + 64, _longer) for it in blocks.tolist()]
     with np.errstate(over="ignore"):  # 64-bit arithmetic wraps around, as the hash wants
         for low, high, way in ways:
             (chosen,) = np.nonzero((lengths >= low) & (lengths <= high))
-            for part in np.array_split(chosen, -(-len(chosen) // _CHUNK)) if len(chosen) else ():
+            for part in np.array_split(chosen, -(-len(chosen) * high // _CHUNK)) if len(chosen) else ():
                 span = np.arange(high)
                 at = np.minimum(starts[part, None] + span, len(data) - 1)  # [n, high]
                 rows = np.where(span < lengths[part, None], data[at], 0).astype(np.uint8)
                 hashes[part] = way(_Bytes(rows), lengths[part].astype(np.uint64))
-        for index in np.nonzero(lengths > 64)[0]:
-            hashes[index] = _longer(data[starts[index] : starts[index] + lengths[index]].tobytes())
-        return (hashes % np.uint64(buckets)).astype(np.int64)
+    return (hashes % np.uint64(buckets)).astype(np.int64)[encoded.indices.to_numpy()]
 
 
 class _Bytes:
@@ -131,23 +133,20 @@ def _up_to_64(texts: _Bytes, length: Any) -> Any:
     return _mix(_rotate(e + f, 43) + _rotate(g, 30) + h, e + _rotate(f + a, 18) + g, by)
 
 
-def _longer(text: bytes) -> Any:
-    """Return the fingerprint of one text above 64 bytes, in blocks of 64."""
-    import numpy as np
-
-    words = np.frombuffer(text[: len(text) // 8 * 8], "<u8")
-    last = np.frombuffer(text[-64:], "<u8")
+def _longer(texts: _Bytes, length: Any) -> Any:
+    """Return the fingerprints of texts above 64 bytes, which have the same number of whole blocks of 64."""
     x, y = _u(81), _u(81) * _u(_K1) + _u(113)
     z = _shift_mix(y * _u(_K2) + _u(113)) * _u(_K2)
     v, w = (_u(0), _u(0)), (_u(0), _u(0))
-    x = x * _u(_K2) + words[0]
-    for block in range((len(text) - 1) // 64):
-        s = words[8 * block : 8 * block + 8]
+    x = x * _u(_K2) + texts.word(0)
+    for block in range((texts.rows.shape[1] - 1) // 64):
+        s = [texts.word(64 * block + 8 * it) for it in range(8)]
         x, y, z, v, w = _round(s, x, y, z, v, w, _u(_K1), (_u(1), _u(1)))
     by = _u(_K1) + ((z & _u(0xFF)) << _u(1))
-    w = (w[0] + _u((len(text) - 1) & 63), w[1])
+    w = (w[0] + ((length - _u(1)) & _u(63)), w[1])
     v = (v[0] + w[0], v[1])
     w = (w[0] + v[0], w[1])
+    last = [texts.word(length - _u(64 - 8 * it)) for it in range(8)]
     x, y, z, v, w = _round(last, x, y, z, v, w, by, (_u(9), _u(9)))
     return _mix(_mix(v[0], w[0], by) + _shift_mix(y) * _u(_K0) + z, _mix(v[1], w[1], by) + x, by)
 

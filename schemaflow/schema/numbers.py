@@ -23,12 +23,14 @@ def numbers_of(feature: Feature, statistics: Statistics | None, column: Column) 
     import numpy as np
 
     missing = column.values.is_null().to_numpy(zero_copy_only=False)
-    if feature.time is not None and feature.time.take == "age":
+    if feature.time is not None and feature.is_age:
         assert statistics is not None, "ages are learned"
         values = (statistics.newest - column.values.fill_null(0).to_numpy()) / DAY[feature.time.unit]
     else:
-        values = column.values.cast("float64").to_numpy(zero_copy_only=False)
-    stand_in = statistics.mean if feature.missing == "mean" and statistics is not None else np.nan
+        values = column.values.cast("float64", safe=False).to_numpy(zero_copy_only=False)
+    stand_in = np.nan if feature.stand_in is None else float(feature.stand_in)
+    if feature.missing == "mean" and statistics is not None:
+        stand_in = statistics.mean
     return np.where(missing, stand_in, values)
 
 

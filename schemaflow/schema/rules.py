@@ -44,6 +44,9 @@ FEATURE_NAMES: JsonDict = {
 }
 """What JSON Schema says of the names of features."""
 
+_DERIVED = ("buckets", "calendar")
+"""Encodings whose rows are made of numbers, and not looked up."""
+
 _KIND_TAGS = (Tags.CONTINUOUS, Tags.CATEGORICAL, Tags.EMBEDDING)
 _IDS = frozenset({Tags.ID, Tags.SEQUENCE, Tags.TEXT})
 
@@ -110,13 +113,31 @@ def _of_kind(feature: "Feature") -> list[str]:
         problems.append(f"is tagged text but has dtype {dtype}; a text is a string")
     if Tags.WEIGHT in feature.tags and string:
         problems.append("is tagged weight but has dtype string; a weight is a number")
-    if feature.time is not None and feature.dtype != "int64":
-        problems.append(f'has "time" but dtype {dtype}; a moment is an int64')
-    if feature.time is not None and feature.time.take is None and Tags.TIME not in feature.tags:
+    if feature.time is not None:
+        problems += _of_time(feature)
+    if frozenset({Tags.ID, Tags.SEQUENCE, Tags.TEXT}) & frozenset(feature.tags) and feature.encoding in _DERIVED:
+        problems.append("is an id, a sequence or a text, but its rows are buckets or parts of a moment; remove one")
+    if Tags.TEXT in feature.tags and Tags.ID in feature.tags:
+        problems.append("is tagged both id and text; keep one")
+    return problems
+
+
+def _of_time(feature: "Feature") -> list[str]:
+    problems = []
+    take = None if feature.time is None else feature.time.take
+    if feature.dtype != "int64":
+        problems.append(f'has "time" but dtype {feature.dtype}; a moment is an int64')
+    if take is None and Tags.TIME not in feature.tags:
         problems.append('has "time" but takes nothing of it; add "take: hour" (or weekday, age), or tag it time')
-    if feature.time is not None and feature.time.take is not None and Tags.TIME in feature.tags:
+    if take is not None and feature.kind == "value":
+        problems.append('is kept out of the towers, but takes something of its time; change its tags, or remove "take"')
+    if take in ("hour", "weekday") and (Tags.CONTINUOUS in feature.tags or feature.buckets is not None):
+        problems.append(f'takes the {take}, which has a row for each value; remove the tag continuous, or "buckets"')
+    if take == "age" and feature.kind == "categorical" and feature.buckets is None:
+        problems.append("takes the age, which is a number; remove what makes it categorical, or add buckets")
+    if take == "age" and feature.normalize == "log1p":
         problems.append(
-            'is tagged time, which keeps it out of the towers, but takes something of it; remove the tag, or "take"'
+            "takes the age, which is below 0 for what is newer than the newest seen, and has no log1p; say standard"
         )
     return problems
 
@@ -129,7 +150,7 @@ def _of_lists(feature: "Feature") -> list[str]:
         problems.append('is a sequence but not a list; add "list: {max_length: …}"')
     if Tags.ID in feature.tags and feature.list is not None and Tags.SEQUENCE not in feature.tags:
         problems.append("is an id and a list; an id is one value a row: tag it categorical or sequence")
-    if feature.list is not None and feature.encoding in ("buckets", "calendar"):
+    if feature.list is not None and feature.encoding in _DERIVED:
         problems.append('is a list with buckets or a time; those take one value a row: remove "list"')
     combiner = feature.embedding.combiner if feature.embedding is not None else None
     if feature.weighted_by is not None and feature.kind != "categorical":
@@ -144,8 +165,8 @@ def _of_lists(feature: "Feature") -> list[str]:
 def _of_keys(feature: "Feature") -> list[str]:
     """Say which keys mean nothing for this feature."""
     kind, encoding = feature.kind, feature.encoding
-    looked_up = encoding in ("vocabulary", "hash", "range")
-    is_number = kind == "continuous" or (encoding == "buckets" and feature.dtype != "string")
+    looked_up = encoding not in _DERIVED
+    is_number = kind == "continuous" or (kind == "categorical" and feature.dtype != "string")
     out = "is kept out of the towers; remove the key"
     categorical = out if kind == "value" else "is not categorical; tag it categorical or remove the key"
     continuous = out if kind == "value" else "is not continuous; tag it continuous or remove the key"
@@ -181,16 +202,7 @@ def _of_keys(feature: "Feature") -> list[str]:
 
 
 def _of_vocabulary(feature: "Feature") -> list[str]:
-    reserved = feature.reserved
-    if feature.kind != "categorical" or (feature.cardinality is None and not isinstance(feature.vocabulary, tuple)):
-        return []
-    if feature.encoding == "hash" and feature.hash is not None and feature.cardinality != feature.hash + reserved:
-        return [
-            f"has cardinality {feature.cardinality}, but {feature.hash} hash buckets and the {reserved} reserved rows are {feature.hash + reserved}"
-        ]
-    if not isinstance(feature.vocabulary, tuple):
-        if feature.encoding == "vocabulary" and feature.cardinality is not None and feature.cardinality <= reserved:
-            return [f"has cardinality {feature.cardinality}, which leaves no row beside the {reserved} reserved ones"]
+    if feature.kind != "categorical" or not isinstance(feature.vocabulary, tuple):
         return []
     problems = []
     if not feature.vocabulary:
@@ -204,13 +216,10 @@ def _of_vocabulary(feature: "Feature") -> list[str]:
         problems.append(
             f"has dtype {feature.dtype} but {beyond[0]} in its vocabulary, which does not fit; widen the dtype"
         )
+    elif unseen := [value for value in feature.vocabulary if _stands_for_missing(value, feature.dtype)]:
+        problems.append(f"has {unseen[0]!r} in its vocabulary, which stands for a missing value; remove it")
     if repeated := [value for value, times in Counter(feature.vocabulary).items() if times > 1]:
         problems.append(f"has {repeated[0]!r} twice in its vocabulary; remove one")
-    rows = len(feature.vocabulary) + reserved
-    if feature.cardinality is not None and feature.cardinality < rows:
-        problems.append(
-            f"has cardinality {feature.cardinality}, but its vocabulary and the {reserved} reserved rows need {rows}"
-        )
     return problems
 
 
@@ -240,11 +249,25 @@ def _of_missing(feature: "Feature") -> list[str]:
         return []
     value, dtype = feature.missing.value, feature.dtype
     fits = isinstance(value, str) if dtype == "string" else not isinstance(value, str)
-    if fits and dtype[0] in "iu":
+    if fits and dtype[0] in "iu" and not feature.is_age:
         fits = isinstance(value, int) and _fits(value, dtype)
     if not fits:
         return [f"has dtype {dtype} but {value!r} stands in for what is missing; write a value of its dtype"]
-    return []
+    said = f"has {value!r} stand in for what is missing, which"
+    unknown = isinstance(feature.vocabulary, tuple) and value not in feature.vocabulary
+    rows = feature.cardinality if feature.encoding == "range" else None
+    checks = {
+        "is the part of no moment; leave it its own row, or say error": feature.encoding == "calendar",
+        "is no value of its own; name one that it has": _stands_for_missing(value, dtype) or unknown,
+        f"is outside 0 <= id < {rows}, its cardinality": rows is not None and not 0 <= value < rows,
+        "has no log(1 + x); name a value above -1": feature.normalize == "log1p" and value <= -1,
+    }
+    return [f"{said} {reason}" for reason, wrong in checks.items() if wrong]
+
+
+def _stands_for_missing(value: int | float | str, dtype: str) -> bool:
+    """Tell whether a value is what stands for a missing one in tensors."""
+    return value == ("" if dtype == "string" else -(2 ** (int(dtype[3:]) - 1)) if dtype[0] == "i" else None)
 
 
 def _fits(value: int, dtype: str) -> bool:

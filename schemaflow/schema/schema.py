@@ -23,6 +23,7 @@ from schemaflow.schema.grammar import SchemaDocument, read_parts
 from schemaflow.schema.inference.draft import draft
 from schemaflow.schema.json_schema import json_schema
 from schemaflow.schema.merlin import carried, features_of, format_file, is_merlin, originals, parse_file, to_merlin
+from schemaflow.schema.options import EmbeddingSpec
 from schemaflow.schema.sources import TableLike, open_source
 from schemaflow.schema.table import SideTable
 from schemaflow.schema.tags import Tags
@@ -30,6 +31,7 @@ from schemaflow.schema.yaml_text import dump_flow
 
 if TYPE_CHECKING:
     import merlin.schema
+    import numpy.typing as npt
     import pyarrow as pa
 
 __all__ = ["Schema", "SchemaLike", "SideTable", "as_schema"]
@@ -268,13 +270,13 @@ class Schema:
             raise DataError("Schema.fit needs at least one table: the interactions")
         opened = [open_source(table) for table in tables]
         folder = next((source.folder for source in opened if source.folder is not None), None)
-        declared = [Path(table.file).name for table in self.tables.values()]
-        sides = [source for source in opened if any(file.name in declared for file in source.files)]
+        keys = {Path(table.file).name: self[table.key] for table in self.tables.values()}
+        sides = [(source, keys[file.name]) for source in opened for file in source.files[:1] if file.name in keys]
+        sources = [source for source in opened if all(source is not side for side, _ in sides)]
         if folder is not None:
             given = {file.resolve() for source in opened for file in source.files}
             files = [folder / table.file for table in self.tables.values()]
-            sides += [open_source(file) for file in files if file.exists() and file.resolve() not in given]
-        sources = [source for source in opened if source not in sides]
+            sides += [(open_source(it), keys[it.name]) for it in files if it.exists() and it.resolve() not in given]
         folders = [self.folder] if folder is None else [self.folder, folder]
         return replace(self, fitted=fit(self.features, self.domains, sources, sides, self.fitted, folders))
 
@@ -340,6 +342,22 @@ class Schema:
         if feature.name not in self.fitted.statistics:
             self.require_fitted()
         return self.fitted.statistics[feature.name].edges
+
+    def counts(self, feature: Feature) -> "npt.NDArray[Any] | None":
+        """Return the interactions that hold each row of an id's table, [rows] int64; None where none were seen.
+
+        Rows that came since are of no interaction yet.
+        """
+        import numpy as np
+
+        counts = self.fitted.counts.get(feature.name)
+        return None if counts is None else np.pad(counts, (0, max(self.rows(feature.table) - len(counts), 0)))
+
+    def takes_missing(self, feature: Feature) -> bool:
+        """Tell whether a missing value of a feature is something to the model, and not an error."""
+        if feature.kind == "categorical":
+            return self.domains[feature.table].takes_missing(feature)
+        return feature.missing not in (None, "error")
 
     def require_fitted(self) -> None:
         """Raise `SchemaError`, naming each feature, where something is still to be learned by `fit`."""
@@ -421,6 +439,12 @@ class Schema:
             owed["hash"] = domain.buckets
         if domain.oov_rows > 1:
             owed["oov"] = domain.oov_rows
+        said = [
+            it.embedding.model_dump(exclude_none=True, exclude={"combiner"}) for it in domain.features if it.embedding
+        ]
+        own = {} if feature.embedding is None else feature.embedding.model_dump(exclude_none=True)
+        if merged := {**{key: value for spec in reversed(said) for key, value in spec.items()}, **own}:
+            owed["embedding"] = EmbeddingSpec.model_validate(merged)
         return feature.model_copy(update=owed)
 
     def __iter__(self) -> Iterator[Feature]:
@@ -445,10 +469,7 @@ class Schema:
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of the schema and all that was learned, in hexadecimal."""
-        digest = hashlib.sha256(self._text(None).encode())
-        for name, content in sorted(self.fitted.files().items()):
-            digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
-        return digest.hexdigest()
+        return hashlib.sha256(f"{self._text(None)}\n{self.fitted.digest()}".encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.fingerprint == other.fingerprint

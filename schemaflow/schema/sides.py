@@ -7,7 +7,7 @@ from schemaflow.errors import SchemaError
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.tags import SIDES, Tags
 
-__all__ = ["Sides", "sides_of"]
+__all__ = ["Sides", "belongs", "same_side", "sides_of"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +64,13 @@ def sides_of(schema: Iterable[Feature], query_tag: Tags | str = Tags.USER, item_
     if problems:
         raise SchemaError(*problems)
     return Sides(query, item, ids[0], weights[0] if weights else None)
+
+
+def same_side(feature: Feature, key: Feature) -> bool:
+    """Tell whether a table joined by a key may hold a feature."""
+    return any(feature.has(side) and key.has(side) for side in SIDES)
+
+
+def belongs(feature: Feature, key: Feature | None) -> bool:
+    """Tell whether a feature is read from a table: any from the interactions, from a side table its key and its side."""
+    return key is None or feature.name == key.name or same_side(feature, key)

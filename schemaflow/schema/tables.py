@@ -9,14 +9,13 @@ from schemaflow.errors import DataError, suggest
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.findings import Finding
 from schemaflow.schema.fitting import read_by_fit
-from schemaflow.schema.sides import Sides
+from schemaflow.schema.sides import Sides, belongs, same_side
 from schemaflow.schema.sources import Source, TableLike, open_source
-from schemaflow.schema.tags import SIDES
 
 if TYPE_CHECKING:
     from schemaflow.schema.schema import Schema
 
-__all__ = ["Plan", "Table", "same_side"]
+__all__ = ["Plan", "Table"]
 
 
 @dataclass(eq=False)
@@ -54,11 +53,6 @@ class Table:
     def of(self, feature: Feature) -> dict[str, str]:
         """Return what a finding says of a feature here."""
         return {"table": self.source.name, "feature": feature.name, "column": feature.source}
-
-
-def same_side(feature: Feature, key: Feature) -> bool:
-    """Tell whether a table joined by a key may hold a feature."""
-    return any(feature.has(side) and key.has(side) for side in SIDES)
 
 
 class Plan:
@@ -111,7 +105,7 @@ class Plan:
         self.tables.append(events)
         read = read_by_fit(self._features, schema.domains, schema.fitted)
         for table in self.tables:
-            table.fitted = [it for it in read if it.source in table.source.columns]
+            table.fitted = [it for it in read if it.source in table.source.columns and belongs(it, table.key)]
             self._check_key(table)
         read_nowhere = [it.source for it in self._features if not any(it in table.features for table in self.tables)]
         for table in self.tables:

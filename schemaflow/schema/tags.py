@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from schemaflow.errors import SchemaError, suggest
 
-__all__ = ["SIDES", "Tags", "atoms", "parse_tag"]
+__all__ = ["SIDES", "TARGET_KINDS", "Tags", "atoms", "parse_tag"]
 
 
 class Tags(StrEnum):
@@ -53,6 +53,9 @@ class Tags(StrEnum):
 
 SIDES = (Tags.USER, Tags.ITEM, Tags.CONTEXT, Tags.SESSION)
 """Whom a feature is of: context and session are of the query."""
+
+TARGET_KINDS = frozenset({Tags.REGRESSION, Tags.CLASSIFICATION, Tags.BINARY, Tags.MULTI_CLASS})
+"""What kind of target a feature is; each makes it one."""
 
 _COMPOUND = {
     Tags.USER_ID: (Tags.USER, Tags.ID),

@@ -46,7 +46,7 @@ ROWS = st.one_of(
         {
             "vocabulary": st.one_of(
                 st.just("learned"),
-                st.lists(st.text(st.characters(codec="utf-8"), max_size=6), min_size=1, max_size=4, unique=True),
+                st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), min_size=1, max_size=4, unique=True),
                 mapping({"file": FILES}, column=WORDS),
             )
         },
@@ -107,7 +107,7 @@ SPECS = st.one_of(
     looked_up("int64", st.fixed_dictionaries({"cardinality": st.integers(1, 99)})),
     mapping({"dtype": st.just("string"), "tags": tagged("id"), "vocabulary": st.just("learned")}, embedding=PRETRAINED),
     number("float32", NUMBERS),
-    number("int8", st.integers(-128, 127)),
+    number("int8", st.integers(-127, 127)),
     mapping({"dtype": st.just("string"), "tags": tagged("text"), "vocabulary": st.just("learned")}, text=TEXT),
     mapping(
         {
@@ -143,6 +143,14 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     """The keys and values of a valid schema file."""
     names = draw(st.lists(NAMES, min_size=1, max_size=5, unique_by=str.casefold))
     document: dict[str, Any] = {"version": 1, "features": {name: deepcopy(draw(SPECS)) for name in names}}
+    for spec in document["features"].values():
+        if isinstance(spec.get("missing"), dict):  # what stands in is a value that the feature has
+            if isinstance(spec.get("vocabulary"), list):
+                spec["missing"]["value"] = spec["vocabulary"][0]
+            elif spec.get("normalize") == "log1p":
+                spec["missing"]["value"] = abs(spec["missing"]["value"])
+            elif spec["dtype"] == "int64" and "cardinality" in spec and "vocabulary" not in spec:
+                spec["missing"]["value"] = spec["cardinality"] - 1
     for domain, (name, spec) in zip(DOMAINS, list(document["features"].items()), strict=False):
         if {"vocabulary", "hash"} & spec.keys() and domain not in map(str.casefold, names) and draw(st.booleans()):
             spec["domain"] = domain

@@ -55,7 +55,7 @@ def test_a_table_of_items_with_a_rating_is_no_interaction(tmp_path: Path) -> Non
     schema = sf.Schema((USER, ITEM, rating), tables=tables)
     for tables_given in ([tmp_path / "events.parquet"], [tmp_path / "events.parquet", tmp_path / "items.parquet"]):
         fitted = schema.fit(*tables_given).fitted
-        assert fitted.counts["item"].tolist()[3:] == [1, 2, 1]  # a, b, c: the favourites put a's row first
+        assert fitted.counts["item"].tolist()[3:] == [2, 1, 1]  # b, a, c: the users' favourites are another thing
         assert fitted.counts["user"].sum() == 4
     assert (
         sf.Schema((USER, ITEM, rating)).fit(EVENTS, {"item": ["a"], "rating": [1.0]}).fitted.counts["item"].sum() == 4

@@ -1,5 +1,6 @@
 """The commands of `schemaflow`."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -47,6 +48,19 @@ def validate(schema: SchemaArgument) -> None:
     out.print(
         f"{schema}: {len(checked)} features, {len(sides.query)} in the query tower, {len(sides.item)} in the item tower"
     )
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="The schema's file that a model was trained with.", show_default=False)],
+    new: Annotated[Path, typer.Argument(help="The schema's file that it is to have.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the changes and the verdict as JSON.")] = False,
+) -> None:
+    """Say what a change of schema means for a trained model: compatible, grows (new rows), or breaks (exit code 1)."""
+    found = Schema.from_file(old).diff(new)
+    typer.echo(json.dumps(found.to_config(), indent=1, ensure_ascii=False) if as_json else str(found))
+    if found.verdict == "breaks":
+        raise typer.Exit(1)
 
 
 @app.command()

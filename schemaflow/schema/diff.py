@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from schemaflow.errors import SchemaError
 from schemaflow.schema.document import Document
 from schemaflow.schema.feature import Feature
-from schemaflow.schema.options import Quantiles, TextOptions
+from schemaflow.schema.options import TextOptions
 from schemaflow.schema.tags import SIDES, Tags
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _of_schema(old: "Schema", new: "Schema") -> Iterator[Change]:
             )
     for name in dict.fromkeys([*old.fitted.counts, *new.fitted.counts]):
         counts = old.fitted.counts.get(name), new.fitted.counts.get(name)
-        if counts[0] is None or counts[1] is None or counts[0].tolist() != counts[1].tolist():
+        if not _same(*counts):
             done = "were counted anew" if counts[1] is not None else "are not counted any more"
             yield Change(
                 "compatible", f'the interactions of "{name}"', f"{done}: log-Q and the popularity baseline follow"
@@ -260,8 +260,8 @@ def _of_dim(pair: _Pair) -> _Finding:
 
 
 def _of_missing(pair: _Pair) -> _Finding:
-    if pair.key == "missing" and pair.was == pair.now:
-        return None
+    if pair.key == "missing" and _MAPPING in (pair.was, pair.now):
+        return None  # missing.value says it
     if not pair.new.takes_missing:
         return "compatible", "a missing value is an error from now on"
     if not pair.old.takes_missing:
@@ -399,41 +399,40 @@ def _of_table(old: "Schema", new: "Schema", before: "Domain", after: "Domain") -
         yield "breaks", f"was to be {was} wide and is to be {now}; {remedy}"
     vocabularies = old.vocabulary(before.name), new.vocabulary(after.name)
     rows = old.rows(before.name), new.rows(after.name)
-    extended = False
+    found = None
     if vocabularies[0] is not None and vocabularies[1] is not None:
-        for level, message in _of_vocabulary(vocabularies[0], vocabularies[1], before.reserved):
-            extended = True
-            yield level, message
-    if rows[1] < rows[0]:
+        found = _of_vocabulary(vocabularies[0], vocabularies[1], before.reserved)
+    if found is not None:
+        yield found
+    if rows[1] < rows[0] and (found is None or found[0] != "breaks"):
         yield "breaks", f"has {rows[1]} rows, fewer than the {rows[0]} that the model has; raise its cardinality"
-    elif rows[1] > rows[0] and not extended:
+    elif rows[1] > rows[0] and found is None:
         yield "grows", f"has {rows[1]} rows, had {rows[0]}: the model needs the new ones; grow it"
     vectors = old.fitted.vectors.get(before.name), new.fitted.vectors.get(after.name)
-    if vectors[0] is not None and vectors[1] is not None and vectors[0].tolist() != vectors[1].tolist():
+    if vectors[0] is not None and vectors[1] is not None and not _same(*vectors):
         yield "compatible", "has other pretrained vectors: rows that were trained stay, and new ones begin with those"
 
 
-def _of_vocabulary(old: "pa.Array", new: "pa.Array", reserved: int) -> Iterator[tuple[Level, str]]:
+def _of_vocabulary(old: "pa.Array", new: "pa.Array", reserved: int) -> _Finding:
     import pyarrow.compute as pc
 
     added = len(new) - len(old)
     if added >= 0 and new.slice(0, len(old)).equals(old):
-        if added:
-            first = new[len(old)].as_py()
-            shown = f"{added} new value{'s' if added > 1 else ''} ({first!r}{', …' if added > 1 else ''})"
-            yield "grows", f"has {shown}, from row {len(old) + reserved} on: the model needs their rows; grow it"
-        return
+        if added == 0:
+            return None
+        first = new[len(old)].as_py()
+        shown = f"{added} new value{'s' if added > 1 else ''} ({first!r}{', …' if added > 1 else ''})"
+        return "grows", f"has {shown}, from row {len(old) + reserved} on: the model needs their rows; grow it"
     remedy = "fit the old schema on the new data, which keeps its rows, or train a new model"
     places = pc.index_in(old, value_set=new) if old.type == new.type else None
     if places is None:
-        yield "breaks", f"held values of {old.type} and holds {new.type}; {remedy}"
-    elif places.null_count:
+        return "breaks", f"held values of {old.type} and holds {new.type}; {remedy}"
+    if places.null_count:
         gone = old.filter(places.is_null())
-        yield "breaks", f"holds {gone[0].as_py()!r} no more ({len(gone)} of {len(old)} values are gone); {remedy}"
-    else:
-        row = next(row for row, place in enumerate(places.to_pylist()) if row != place)
-        where = f"in row {places[row].as_py() + reserved}, was in row {row + reserved}"
-        yield "breaks", f"has {old[row].as_py()!r} {where}; {remedy}"
+        return "breaks", f"holds {gone[0].as_py()!r} no more ({len(gone)} of {len(old)} values are gone); {remedy}"
+    row = next(row for row, place in enumerate(places.to_pylist()) if row != place)
+    where = f"in row {places[row].as_py() + reserved}, was in row {row + reserved}"
+    return "breaks", f"has {old[row].as_py()!r} {where}; {remedy}"
 
 
 def _widths_said(schema: "Schema", domain: "Domain") -> list[int]:
@@ -444,7 +443,11 @@ def _widths_said(schema: "Schema", domain: "Domain") -> list[int]:
     return sorted(said)
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
+# -- keys and words ---------------------------------------------------------------------------------------------------
+
+
+_MAPPING = "{…}"
+"""What a key that holds keys of its own is shown as."""
 
 
 def _flat(document: Document, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -454,10 +457,17 @@ def _flat(document: Document, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(document, Feature) and key == "text" and document.text_like:
             value = document.text or TextOptions()
         if isinstance(value, Document):
-            yield prefix + key, "{quantiles}" if isinstance(value, Quantiles) else "{…}"
+            yield prefix + key, _MAPPING
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Tell whether two arrays, or nothing, are the same."""
+    if first is None or second is None:
+        return first is second
+    return first.shape == second.shape and bool((first == second).all())
 
 
 def _is_input(feature: Feature) -> bool:

@@ -16,6 +16,7 @@ from schemaflow.errors import ConfigError, DataError, SchemaError, suggest
 from schemaflow.export import Recommender, export
 from schemaflow.features.encoders import Tensors, build_tables, options_config, options_from_config
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
+from schemaflow.growth import carry_over, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce
 from schemaflow.layers.norm import L2Norm
 from schemaflow.registry import register
@@ -352,6 +353,49 @@ class TwoTowerModel(keras.Model):
             BundleError: There is something else at `path`.
         """
         return export(path, self.schema, self.query_tower, self.item_tower, self.to_index(candidates, k, tables=tables))
+
+    # -- growing --------------------------------------------------------------------------------------------------
+
+    def grow(self, schema: SchemaLike, *tables: TableLike) -> "TwoTowerModel":
+        """Return this model with the rows of a wider schema, to be trained on.
+
+        Rows and optimizer slots that were there are kept bit for bit, and so are all other weights. A new value's row
+        begins at the out-of-vocabulary row that has served it so far; at its pretrained vector, where the schema has
+        those; where ids are rows themselves, at the mean of the rows that were trained. The optimizer's slots of new
+        rows are as at its start.
+
+        Args:
+            schema: What `Schema.fit` made of this model's schema and new data; `Schema.diff` tells what that means.
+            *tables: Items or users with their side features, known ones and new: a new id's row begins with what a ridge
+                regression from the side features to the trained rows says.
+
+        Raises:
+            SchemaError: The schema changed in more than rows; one line for each change that breaks the model.
+            DataError: A table has no id, no side feature, no id that was trained, or an id twice.
+            ConfigError: The optimizer keeps slots that do not grow by rows.
+
+        Example:
+            >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
+            ... version: 1
+            ... features:
+            ...   user_id: {dtype: string, tags: [user, id], vocabulary: learned}
+            ...   item_id: {dtype: string, tags: [item, id], vocabulary: learned}
+            ... '''}).fit({"user_id": ["ann", "bob"], "item_id": ["x", "y"]})
+            >>> model = TwoTowerModel(schema, keras.layers.Dense(8))
+            >>> news = {"user_id": ["ann", "carol"], "item_id": ["z", "y"]}
+            >>> model = model.grow(schema.fit(news))
+            >>> model.schema.rows("item_id"), model.schema.vocabulary("user_id").to_pylist()
+            (6, ['ann', 'bob', 'carol'])
+        """
+        schema, towers = as_schema(schema), (self.query_tower, self.item_tower)
+        refuse_breaks(self.schema, schema)
+        options = keep_widths(self.embedding_options, towers)
+        wider = {"schema": schema.get_config(), "embedding_options": options_config(options)}
+        grown = type(self).from_config(self.get_config() | wider)
+        if self.compiled:
+            grown.compile_from_config(self.get_compile_config())
+        carry_over(self, grown, list(zip(towers, (grown.query_tower, grown.item_tower), strict=True)), tables)
+        return grown
 
     # -- looking and saving ---------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ FLOORS = (
     {"data", "datasets", "layers", "losses", "sampling", "index"},
     {"features"},
     {"towers", "tasks"},
-    {"evaluation", "export"},
+    {"evaluation", "export", "growth"},
     {"models"},
     {"config"},
     {"workflows"},
@@ -31,14 +31,16 @@ HOMES = {
     "pydantic": {"schema", "config"},
     "pydantic_core": {"schema.document"},
     "pyarrow": {"schema", "data", "datasets", "evaluation", "workflows"},
-    "keras": {"features", "layers", "sampling", "index", "towers", "tasks", "models", "export", "workflows", "cli"},
+    "keras": {
+        "features", "layers", "sampling", "index", "towers", "tasks", "models", "export", "growth", "workflows", "cli",
+    },
     "tensorflow": {
         "logits", "data", "features", "layers", "losses", "sampling", "index", "towers", "tasks", "evaluation", "export",
         "models", "cli",
     },
     "numpy": {
-        "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "models",
-        "workflows",
+        "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "growth",
+        "models", "workflows",
     },
     "merlin": {"schema.merlin"},
     "typer": {"cli.app"},
@@ -104,6 +106,8 @@ def test_imports_fall_like_water(module: str) -> None:
         "import sys; sys.argv = ['schemaflow', '--help']; import runpy; from schemaflow.cli.app import main\n"
         "try: main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['schemaflow', 'validate', 'schemas/movielens_100k.yaml']\n"
+        "from schemaflow.cli.app import main\ntry: main()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['schemaflow', 'diff', *2 * ['schemas/movielens_100k.yaml']]\n"
         "from schemaflow.cli.app import main\ntry: main()\nexcept SystemExit: pass",
     ],
 )

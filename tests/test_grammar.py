@@ -309,7 +309,9 @@ def values_of(schema: sf.Schema, feature: sf.Feature) -> st.SearchStrategy[Any]:
         one = st.integers(0, 2**31 - 1)
     if feature.list is not None:
         return st.lists(st.sampled_from(["i0", "i1", "?", "red"]), max_size=5)
-    may_miss = schema.takes_missing(feature) and feature.column is None  # `freshness` reads the same column, and takes none
+    may_miss = (
+        schema.takes_missing(feature) and feature.column is None
+    )  # `freshness` reads the same column, and takes none
     return st.one_of(one, st.none()) if may_miss else one
 
 

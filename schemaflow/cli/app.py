@@ -118,6 +118,21 @@ def infer(
 
 
 @app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="The schema's file that a model was trained with.", show_default=False)],
+    new: Annotated[Path, typer.Argument(help="The schema's file that it is to have.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the changes and the verdict as JSON.")] = False,
+) -> None:
+    """Say what a change of schema means for a trained model: compatible, grows (new rows), or breaks (exit code 1)."""
+    from schemaflow.schema import Schema
+
+    found = Schema.from_file(old).diff(new)
+    typer.echo(json.dumps(found.to_config(), indent=1, ensure_ascii=False) if as_json else str(found))
+    if found.verdict == "breaks":
+        raise typer.Exit(1)
+
+
+@app.command()
 def describe(
     file: Annotated[Path, typer.Argument(help="A schema's or a run's YAML file.", show_default=False)],
     data: Annotated[

@@ -165,7 +165,7 @@ def learned_under(features: Sequence[Feature], domains: Mapping[str, Domain]) ->
         spec = feature.model_dump(mode="json", exclude_none=True)
         if feature.learns_statistics:
             quantiles = None if isinstance(feature.buckets, tuple) else spec.get("buckets")
-            keys: dict[str, Any] = {"dtype": feature.dtype, "time": spec.get("time"), "buckets": quantiles}
+            keys: dict[str, Any] = {"time": spec.get("time"), "buckets": quantiles}
             keys["stand_in"] = None if feature.is_age else feature.stand_in
             said[f"numbers of {feature.name}"] = _shortly(keys)
         if feature.text_like:
@@ -186,7 +186,7 @@ def learned_under(features: Sequence[Feature], domains: Mapping[str, Domain]) ->
 
 
 def _shortly(keys: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}: {json.dumps(value)}" for key, value in keys.items() if value is not None)
+    return ", ".join(f"{key}: {json.dumps(value)}" for key, value in keys.items() if value is not None) or "as it stands"
 
 
 def _to_parquet(name: str, values: Any) -> bytes:

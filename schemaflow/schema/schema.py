@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, Union
 from schemaflow.errors import DataError, SchemaError, suggest
 from schemaflow.schema.checking import check
 from schemaflow.schema.consistency import conflicts
+from schemaflow.schema.diff import Diff, compare
 from schemaflow.schema.document import parse, read
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import Feature
@@ -303,6 +304,27 @@ class Schema:
     def unfitted(self) -> Self:
         """Return the schema without anything that was learned."""
         return replace(self, fitted=Fitted())
+
+    def diff(self, other: "SchemaLike") -> Diff:
+        """Return what changing this schema into another means for a model that was trained with this one.
+
+        Its verdict is `compatible` (the model fits), `grows` (it needs new rows, which `TwoTowerModel.grow` gives it) or
+        `breaks` (train a new one).
+
+        Args:
+            other: The new schema, fitted: best by `schema.fit` on the new data, which keeps the rows that values have.
+
+        Raises:
+            SchemaError: One of them still lacks what `fit` learns, so that rows cannot be compared.
+
+        Example:
+            >>> schema = Schema((Feature(name="item", dtype="string", tags=["item", "id"], vocabulary=["a", "b"]),))
+            >>> wider = Schema((Feature(name="item", dtype="string", tags=["item", "id"], vocabulary=["a", "b", "c"]),))
+            >>> print(schema.diff(wider))
+            grows: table "item" has 1 new value ('c'), from row 5 on: the model needs their rows; grow it
+            verdict: grows: a trained model needs new rows, which model.grow(schema) gives it
+        """
+        return compare(self, as_schema(other))
 
     def vocabulary(self, domain: str) -> "pa.Array | None":
         """Return a domain's values in the order of their rows, the first after the reserved ones; None without a vocabulary.

@@ -46,7 +46,9 @@ ROWS = st.one_of(
         {
             "vocabulary": st.one_of(
                 st.just("learned"),
-                st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), min_size=1, max_size=4, unique=True),
+                st.lists(
+                    st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), min_size=1, max_size=4, unique=True
+                ),
                 mapping({"file": FILES}, column=WORDS),
             )
         },

@@ -1,0 +1,297 @@
+"""A trained model's weights in a model with more rows: what was there stays, and new rows begin where the old model was.
+
+A row is new where a value takes it that had none, or where the table did not reach. It begins
+
+- at the out-of-vocabulary row that the old model served that value with;
+- in a table whose values are rows themselves, and so has no such row, at the mean of the rows that were trained;
+- in a table with pretrained vectors, at its own;
+- where a table of side features holds the id, at what they say: a ridge regression from the side features' vectors to
+  the trained rows.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from schemaflow.data.dataset import read_parquet
+from schemaflow.data.join import read_ids, refuse_repeated
+from schemaflow.errors import ConfigError, DataError, SchemaError
+from schemaflow.features.encoders import FeatureEncoder
+from schemaflow.features.tables import EmbeddingOptions
+from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.schema.domain import Domain
+from schemaflow.schema.feature import OUT_OF_VOCABULARY, Feature, encoded_name
+from schemaflow.schema.rows import rows_in
+from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import same_side
+from schemaflow.schema.sources import Source, TableLike, open_source
+from schemaflow.schema.tags import Tags
+from schemaflow.towers import Tower
+
+__all__ = ["carry_over", "keep_widths", "refuse_breaks", "ridge"]
+
+Array = npt.NDArray[Any]
+
+BATCH_SIZE = 8192
+"""Rows of side features that are encoded at a time."""
+
+PENALTIES = np.logspace(-4, 3, 15)
+"""What the ridge regression chooses its penalty from, for each row that it learns from."""
+
+
+def refuse_breaks(old: Schema, new: Schema) -> None:
+    """Raise `SchemaError` with a line for each change that a model of the old schema does not survive."""
+    breaks = [str(change) for change in old.diff(new).changes if change.level == "breaks"]
+    if breaks:
+        raise SchemaError(*breaks)
+
+
+def keep_widths(options: EmbeddingOptions, towers: Sequence[Tower]) -> EmbeddingOptions:
+    """Return embedding options that give the tables the widths they have, where they were inferred from their rows."""
+    if not options.infer_embedding_sizes:
+        return options
+    widths = {name: table.dim for tower in towers for name, table in _tables(tower).items()}
+    return replace(options, embedding_dims=widths)
+
+
+def carry_over(
+    old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower, Tower]], sides: Sequence[TableLike]
+) -> None:
+    """Give a model all that an older one has learned: weights, the optimizer's slots, the state of random generators.
+
+    Args:
+        old: The trained model.
+        new: The model of the new schema, with the same arguments, compiled where the old one is.
+        towers: The old tower and the new one, for each side.
+        sides: Tables of new and known ids with their side features.
+
+    Raises:
+        DataError: A side table has no id, no side feature, no id that was trained, or an id twice.
+        ConfigError: The optimizer keeps slots that do not grow by rows.
+    """
+    grown = {id(it.new): it for before, after in towers for it in _grown_tables(before, after)}
+    _assign_rest(
+        _rest(old, {id(it.old.embeddings) for it in grown.values()}),
+        _rest(new, {id(it.new.embeddings) for it in grown.values()}),
+        "the model",
+    )
+    for it in grown.values():
+        it.new.embeddings.assign(it.start)
+    for table in sides:
+        _start_from_sides(open_source(table), towers, grown)
+    if old.compiled and old.optimizer is not None:
+        _carry_optimizer(old, new, list(grown.values()))
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Grown:
+    """An embedding table and what it becomes.
+
+    Args:
+        old: The table.
+        new: The table with the new schema's rows.
+        is_new: The rows that begin anew, [rows] bool.
+        start: What all rows begin with, [rows, dim].
+        trained: The rows of values that interactions were seen of, [rows] bool; all values where none were counted.
+    """
+
+    old: EmbeddingTable
+    new: EmbeddingTable
+    is_new: Array
+    start: Array
+    trained: Array
+
+
+def _tables(tower: Tower) -> dict[str, EmbeddingTable]:
+    """Return a tower's embedding tables by feature."""
+    encoders = tower.encoder.encoders
+    return {it.name: encoders[it.name].table for it in tower.features if it.kind == "categorical"}
+
+
+def _grown_tables(before: Tower, after: Tower) -> list[_Grown]:
+    old, new = _tables(before), _tables(after)
+    return [_grow(old[name], new[name], before.schema, after.schema, name) for name in new]
+
+
+def _grow(old: EmbeddingTable, new: EmbeddingTable, before: Schema, after: Schema, name: str) -> _Grown:
+    domain, now = before.domains[before[name].table], after.domains[after[name].table]
+    vocabulary, wider = before.vocabulary(domain.name), after.vocabulary(now.name)
+    weights = old.embeddings.numpy()
+    trained = _trained(before, domain, old.rows, None if vocabulary is None else len(vocabulary), new.rows)
+    origin, is_new = np.arange(new.rows), np.arange(new.rows) >= old.rows
+    origin[is_new] = OUT_OF_VOCABULARY if domain.reserved else 0
+    if vocabulary is not None and wider is not None:
+        taken = np.arange(len(vocabulary), len(wider)) + domain.reserved
+        origin[taken] = rows_in(domain, vocabulary, wider.slice(len(vocabulary)))
+        is_new[taken] = True
+    start = weights[origin]
+    if not domain.reserved and is_new.any():
+        start[is_new] = weights[trained[: old.rows]].mean(axis=0)
+    vectors = after.fitted.vectors.get(now.name)
+    if vectors is not None:
+        own = np.flatnonzero(is_new)
+        own = own[own - now.reserved < len(vectors)]
+        start[own] = vectors[own - now.reserved]
+    return _Grown(old, new, is_new, start, trained)
+
+
+def _trained(schema: Schema, domain: Domain, rows: int, values: int | None, length: int) -> Array:
+    """Return which rows hold values that interactions were seen of, [length] bool; all values where none is known so."""
+    row = np.arange(length)
+    holds_value = (row >= domain.reserved) & (row < (rows if values is None else domain.reserved + values))
+    counted = [it for feature in domain.features if (it := schema.counts(feature)) is not None]
+    if not counted:
+        return holds_value
+    counts = np.sum(counted, axis=0)
+    seen = np.zeros(length, bool)
+    seen[: len(counts)] = counts[:length] > 0
+    return holds_value & seen if (holds_value & seen).any() else holds_value
+
+
+# -- side features ----------------------------------------------------------------------------------------------------
+
+
+def _start_from_sides(source: Source, towers: Iterable[tuple[Tower, Tower]], grown: Mapping[int, _Grown]) -> None:
+    """Give the new ids of a table what their side features say."""
+    ids = [(tower, it) for _, tower in towers for it in tower.features if _is_id(it) and it.source in source.columns]
+    if len(ids) != 1:
+        found = " and ".join(f'"{it.name}"' for _, it in ids) or "none"
+        raise DataError(f"{source.name}: expected a table of one id and its side features; its ids are {found}")
+    tower, key = ids[0]
+    schema, table = tower.schema, grown[id(_tables(tower)[key.name])]
+    if key.table in schema.fitted.vectors:
+        raise ConfigError(
+            f'{source.name}: the new rows of "{key.name}" begin with its pretrained vectors; leave that table out'
+        )
+    names = [
+        it.name
+        for it in tower.features
+        if it is not key and it.kind != "weights" and it.source in source.columns
+        if same_side(it, key)
+    ]
+    if not names:
+        raise DataError(
+            f'{source.name}: holds no feature beside "{key.name}" that enters its tower, so nothing can be said of its rows'
+        )
+    refuse_repeated(read_ids(source, key), key, source)
+    rows, vectors = _encoded(source, tower, key, names)
+    known, new = table.trained[rows] & ~table.is_new[rows], table.is_new[rows]
+    if known.sum() < 2:
+        raise DataError(
+            f"{source.name}: holds {known.sum()} ids of {key.name} that the model was trained on; expected those beside"
+            " the new ones, for what side features say is learned from them"
+        )
+    weights = table.new.embeddings.numpy()
+    weights[rows[new]] = ridge(vectors[known], weights[rows[known]], vectors[new])
+    table.new.embeddings.assign(weights)
+
+
+def _is_id(feature: Feature) -> bool:
+    return feature.has(Tags.ID) and feature.kind == "categorical" and feature.list is None
+
+
+def _encoded(source: Source, tower: Tower, key: Feature, names: Sequence[str]) -> tuple[Array, Array]:
+    """Return the table row of each id, [n], and its side features as they enter the tower, [n, width] float64."""
+    features = tower.schema.select_by_name(names).features
+    tables = {tower.schema[name].table: table for name, table in _tables(tower).items()}
+    encoder = FeatureEncoder(tower.schema, features, tables, tower.options, dtype="float32")
+    batches = read_parquet(source, tower.schema, batch_size=BATCH_SIZE, features=[key.name, *names])
+    pairs = [(batch[encoded_name(key.name)].numpy(), encoder(batch).numpy()) for batch in batches]
+    return np.concatenate([it for it, _ in pairs]), np.concatenate([it for _, it in pairs]).astype(np.float64)
+
+
+def ridge(inputs: Array, outputs: Array, queries: Array) -> Array:
+    """Return what a ridge regression from inputs to outputs predicts for queries, [q, dim].
+
+    `min_W |Y - X W|^2 + n a |W|^2` with X and Y around their means and X in units of its deviations. The penalty a is the
+    one with the least generalized cross-validation error, `|Y - Y'|^2 / (n - df)^2`: inputs that say nothing of the
+    outputs get a heavy one, and the prediction is the mean.
+
+    Args:
+        inputs: X, [n, width], n >= 2.
+        outputs: Y, [n, dim].
+        queries: [q, width].
+
+    Source:
+        Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter",
+        Technometrics 1979.
+
+    Example:
+        >>> x = np.arange(9.0)[:, np.newaxis]
+        >>> ridge(x, 3 * x + 1, np.array([[20.0]])).round(2).tolist()
+        [[61.0]]
+    """
+    mean, scale, middle = inputs.mean(axis=0), inputs.std(axis=0), outputs.mean(axis=0)
+    scale = np.where(scale > 1e-9 * np.abs(mean) + 1e-12, scale, np.inf)  # what is the same everywhere says nothing
+    x, y = (inputs - mean) / scale, (outputs - middle).astype(np.float64)
+    n = len(x)
+    squares, axes = np.linalg.eigh(x.T @ x)  # [width], [width, width]
+    squares = np.maximum(squares, 0.0)
+    along = axes.T @ (x.T @ y)  # [width, dim]
+    energy = (along**2).sum(axis=1)  # [width]
+    errors = []
+    for penalty in n * PENALTIES:
+        shrunk = squares + penalty
+        residual = (y**2).sum() - (energy * (squares + 2 * penalty) / shrunk**2).sum()
+        errors.append(max(residual, 0.0) / (n - 1 - (squares / shrunk).sum()) ** 2)
+    penalty = n * PENALTIES[int(np.argmin(errors))]
+    weights = axes @ (along / (squares + penalty)[:, np.newaxis])  # [width, dim]
+    predicted: Array = middle + (queries - mean) / scale @ weights
+    return predicted
+
+
+# -- variables --------------------------------------------------------------------------------------------------------
+
+
+def _rest(model: keras.Model, tables: set[int]) -> list[Any]:
+    """Return a model's variables but its embedding tables and what its metrics hold."""
+    left_out = tables | {id(it) for it in model.metrics_variables}
+    return [it for it in model.variables if id(it) not in left_out]
+
+
+def _assign_rest(old: Sequence[Any], new: Sequence[Any], owner: str) -> None:
+    odd = next((it.path for it, other in zip(old, new, strict=False) if it.shape != other.shape), None)
+    if odd is not None or len(old) != len(new):
+        which = f'"{odd}"' if odd is not None else f"{len(old)} variables, where {len(new)} are to be"
+        raise ConfigError(
+            f"{owner} keeps {which}, which does not grow by the rows of an embedding table; train a new model, or compile"
+            " this one with another optimizer before it grows"
+        )
+    for it, other in zip(old, new, strict=True):
+        other.assign(it)
+
+
+def _carry_optimizer(old: keras.Model, new: keras.Model, grown: Sequence[_Grown]) -> None:
+    """Give the new model's optimizer the old one's state; slots of new rows stay as a fresh optimizer has them."""
+    if not old.optimizer.built:
+        old.optimizer.build(old.trainable_variables)  # as fit would
+    slots, fresh = (
+        [_slots(model.optimizer, table) for table in tables]
+        for model, tables in ((old, [it.old for it in grown]), (new, [it.new for it in grown]))
+    )
+    for it, before, after in zip(grown, slots, fresh, strict=True):
+        for kind in before.keys() & after.keys():
+            values = after[kind].numpy()
+            values[~it.is_new] = before[kind].numpy()[~it.is_new[: it.old.rows]]
+            if kind == "average":  # of the weights, which fit would begin with them
+                values[it.is_new] = it.new.embeddings.numpy()[it.is_new]
+            after[kind].assign(values)
+    known, taken = ({id(it) for found in of for it in found.values()} for of in (slots, fresh))
+    _assign_rest(
+        [it for it in old.optimizer.variables if id(it) not in known],
+        [it for it in new.optimizer.variables if id(it) not in taken],
+        f"the optimizer {type(old.optimizer).__name__}",
+    )
+
+
+def _slots(optimizer: keras.optimizers.Optimizer, table: EmbeddingTable) -> dict[str, Any]:
+    """Return an optimizer's slots for a table by kind (momentum, velocity, …): Keras names them after the variable."""
+    prefix = f"{table.embeddings.path.replace('/', '_')}_"
+    return {it.name.removeprefix(prefix): it for it in optimizer.variables if it.name.startswith(prefix)}

@@ -415,3 +415,208 @@ def test_what_the_schema_takes_no_missing_value_of_the_recommender_refuses(shop:
         with pytest.raises(ConfigError, match=message):
             _tensor(schema, schema[name], values)
     assert np.isnan(_tensor(schema, schema["picture"], [None]).numpy()).all()
+
+
+# -- what a schema says together ----------------------------------------------------------------------------------
+
+
+def test_float32_is_rounded_before_it_is_put_into_buckets_as_the_graph_sees_it() -> None:
+    values = np.array([0.7, 19.99, 0.1, 1.1])  # none of which float32 holds
+    schema = schema_of(x={**number(buckets=[0.1, 0.7, 1.1, 19.99]), "dtype": "float32"})
+    encoder = FeatureEncoder(
+        schema, schema.features, build_tables(schema, sf.EmbeddingOptions()), sf.EmbeddingOptions()
+    )
+    graphed = encoder.encoded({"x": tf.constant(values, tf.float32)})["x/encoded"].numpy().tolist()
+    assert read_table({"x": values}, schema)["x"].tolist() == graphed
+    assert encoder.encoded({"x": tf.constant(values, tf.float64)})["x/encoded"].numpy().tolist() == graphed
+    filled = schema_of(x={**number(buckets=[0.7], missing={"value": 0.7}), "dtype": "float32"})
+    encoder = FeatureEncoder(
+        filled, filled.features, build_tables(filled, sf.EmbeddingOptions()), sf.EmbeddingOptions()
+    )
+    graphed = encoder.encoded({"x": tf.constant([np.nan], tf.float32)})["x/encoded"].numpy().tolist()
+    assert read_table({"x": [None]}, filled)["x"].tolist() == graphed
+
+
+def test_what_stands_for_a_missing_age_is_in_days() -> None:
+    spec = {**moment(take="age"), "missing": {"value": 0.5}}
+    schema = schema_of(x=spec).fit({"x": [0, 86_400]})
+    assert read_table({"x": [0, None]}, schema)["x"].tolist() == [1.0, 0.5]
+    encoder = FeatureEncoder(schema, schema.features, {}, sf.EmbeddingOptions())
+    raw = tf.constant([0, missing_value("int64")], tf.int64)
+    assert encoder.encoded({"x": raw})["x/encoded"].numpy().tolist() == [1.0, 0.5]
+    nanoseconds = pa.array([1_700_000_000_123_456_789, 1_700_000_000_123_456_789 - 86_400 * 10**9])
+    assert encoded(moment(take="age", unit="ns"), nanoseconds) == [0.0, 1.0]
+
+
+def test_a_feature_is_learned_from_the_tables_of_its_side(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": ["u"], "item": ["a"]}), tmp_path / "events.parquet")
+    pq.write_table(pa.table({"user": ["u", "v"], "year": [1990.0, 1992.0]}), tmp_path / "users.parquet")
+    pq.write_table(pa.table({"item": ["a", "b"], "year": [5.0, 7.0]}), tmp_path / "items.parquet")
+    learned = {"vocabulary": "learned"}
+    schema = sf.Schema(
+        schema_of(
+            user={**USER, **learned},
+            item={**ITEM, **learned},
+            born={"dtype": "float32", "tags": ["user", "continuous"], "column": "year", "normalize": "standard"},
+            made={"dtype": "float32", "tags": ["item", "continuous"], "column": "year", "normalize": "standard"},
+        ).features,
+        tables={
+            "users": sf.schema.SideTable(file="users.parquet", key="user"),
+            "items": sf.schema.SideTable(file="items.parquet", key="item"),
+        },
+    ).fit(tmp_path / "events.parquet")
+    assert {name: it.mean for name, it in schema.fitted.statistics.items()} == {"born": 1991.0, "made": 6.0}
+    assert read_table(tmp_path / "events.parquet", schema)["made"].tolist() == [-1.0]
+
+
+def test_ids_of_one_domain_are_counted_apart() -> None:
+    schema = schema_of(
+        user={"dtype": "string", "tags": ["user", "id"], "vocabulary": "learned", "domain": "people"},
+        item={"dtype": "string", "tags": ["item", "id"], "vocabulary": "learned", "domain": "people"},
+    ).fit({"user": ["a", "a", "a", "a", "b"], "item": ["b", "b", "c", "c", "a"]})
+    assert schema.vocabulary("people").to_pylist() == ["a", "b", "c"]
+    counts = schema.counts(schema["item"])
+    assert counts is not None
+    assert counts[3:].tolist() == [1, 2, 2]
+
+
+def test_a_feature_takes_the_rows_of_its_domain() -> None:
+    hashed = schema_of(x=word(hash=5, domain="d", cardinality=8), y=word(domain="d"))
+    assert (hashed.domains["d"].encoding, hashed.rows("d")) == ("hash", 8)
+    learned = schema_of(
+        x=word(vocabulary="learned", domain="d"), y={"dtype": "string", "tags": ["item", "categorical"], "domain": "d"}
+    ).fit({"x": ["p"], "y": ["q"]})
+    assert read_table({"y": ["p", None, "new"]}, learned, names=["y"])["y"].tolist() == [3, 1, 2]
+    codes = schema_of(
+        x={"dtype": "int64", "tags": ["item", "categorical"], "domain": "d", "vocabulary": [7, 9]},
+        y={"dtype": "int64", "tags": ["item", "categorical"], "domain": "d"},
+    )
+    # y says nothing of its rows, so a null is a row as it is for x, whichever of them is read
+    for names in (["y"], ["x", "y"]):
+        table = {"x": [7, 9], "y": pa.array([9, None], pa.int64())}
+        assert read_table(table, codes, names=names)["y"].tolist() == [4, 1]
+    part = schema_of(
+        seen={
+            "dtype": "string",
+            "tags": ["user", "sequence"],
+            "list": {},
+            "domain": "item",
+            "embedding": {"dim": 5, "trainable": False},
+        },
+        item={**ITEM, "domain": "item"},
+    ).select_by_name("item")
+    assert part["item"].embedding is not None
+    assert (part["item"].embedding.dim, part["item"].embedding.trainable) == (5, False)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"x": word(vocabulary=["a", "b", "c"], domain="d", cardinality=6), "y": word(domain="d", oov=4)}, "reserved rows need 9"),
+        ({"x": word(hash=5, domain="d"), "y": word(vocabulary="learned", domain="d")}, "one has a vocabulary and another numbers or hashes"),
+        (
+            {
+                name: word(vocabulary="learned", domain="d", embedding={"pretrained": {"file": f"{name}.parquet", "key": "k", "vector": "v"}})
+                for name in "xy"
+            },
+            "name different pretrained vectors",
+        ),
+    ],
+)  # fmt: skip
+def test_domains_that_cannot_be(features: dict[str, dict[str, Any]], message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        schema_of(**features)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({**moment(take="hour"), "buckets": [6]}, "takes the hour, which has a row for each value"),
+        ({**moment(take="hour"), "tags": ["context", "continuous"]}, "takes the hour, which has a row for each value"),
+        ({**moment(take="age"), "hash": 5}, "takes the age, which is a number"),
+        ({**moment(take="age"), "normalize": "log1p"}, "has no log1p"),
+        ({**moment(take="hour"), "tags": ["target"]}, "is kept out of the towers, but takes something of its time"),
+        ({**moment(take="hour"), "missing": {"value": 3}}, "is the part of no moment"),
+        ({**moment(take="hour"), "tags": ["item", "id"]}, "its rows are buckets or parts of a moment"),
+        ({"dtype": "float32", "tags": ["target", "regression"], "buckets": [1]}, '"buckets" but is kept out of the towers'),
+        ({"dtype": "float32", "tags": ["weight"], "buckets": [1]}, '"buckets" but is kept out of the towers'),
+        ({"dtype": "int64", "tags": ["binary", "user", "categorical"], "cardinality": 3}, "is kept out of the towers"),
+        ({"dtype": "string", "tags": ["item", "id", "text"], "vocabulary": "learned"}, "is tagged both id and text"),
+        (word(vocabulary=["p"], missing={"value": "q"}), "is no value of its own"),
+        (word(vocabulary="learned", missing={"value": ""}), "is no value of its own"),
+        (word(vocabulary=["p", ""]), "stands for a missing value"),
+        ({"dtype": "int32", "tags": ["item", "categorical"], "cardinality": 9, "missing": {"value": 9}}, "outside 0 <= id < 9"),
+        (number(normalize="log1p", missing={"value": -2}), "has no log"),
+    ],
+)  # fmt: skip
+def test_keys_that_would_do_nothing_or_could_not_work_are_refused(spec: dict[str, Any], message: str) -> None:
+    from pydantic import ValidationError
+
+    with pytest.raises(ValidationError, match=message):
+        schema_of(x=spec)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [
+        (number(buckets={"quantiles": 2}), number(buckets={"quantiles": 4}), "quantiles"),
+        (number(normalize="standard"), number(buckets={"quantiles": 4}), "quantiles"),
+        (moment(take="age"), moment(take="age", unit="ms"), "unit"),
+        (word(vocabulary="learned"), word(vocabulary="learned", oov=4), "oov"),
+        (word(vocabulary=["p", "q"]), word(vocabulary=["q", "p"]), "sha256"),
+    ],
+)
+def test_what_was_learned_under_other_words_is_refused(
+    first: dict[str, Any], second: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    values: Any = ["p", "q"] if first["dtype"] == "string" else [1, 2, 3]
+    schema_of(x=first).fit({"x": values}).to_yaml(tmp_path / "shop.yaml")
+    schema_of(x=second).to_yaml(tmp_path / "other.yaml")
+    edited = (
+        (tmp_path / "other.yaml").read_text(encoding="utf-8").replace("features:", "fitted: shop.fitted\nfeatures:")
+    )
+    (tmp_path / "shop.yaml").write_text(edited, encoding="utf-8")
+    with pytest.raises(
+        SchemaError,
+        match=rf'shop.yaml:4:3: feature "x" was fitted as \(.*\) and is \(.*{what}.*\) now; remove "fitted"',
+    ):
+        sf.Schema.from_yaml(tmp_path / "shop.yaml")
+
+
+def test_fitting_on_items_alone_keeps_the_counts_and_training_goes_on() -> None:
+    learned = {"vocabulary": "learned"}
+    schema = schema_of(user={**USER, **learned}, item={**ITEM, **learned}).fit({"user": ["u", "v"], "item": ["a", "b"]})
+    wider = schema.fit({"item": ["new", "newer"]})
+    counts = wider.counts(wider["item"])
+    assert counts is not None
+    assert counts.tolist() == [0, 0, 0, 1, 1, 0, 0]
+    model = sf.TwoTowerModel(wider, sf.MLPBlock([2]))
+    model.compile(optimizer="adam")
+    model.fit({"user": ["u"], "item": ["new"]}, verbose=0)
+
+
+def test_what_the_graph_refuses_is_one_line_from_the_recommender(shop: tuple[Path, sf.Schema], tmp_path: Path) -> None:
+    from schemaflow.errors import ConfigError
+
+    schema = schema_of(
+        user={**USER, "vocabulary": ["u"]},
+        spent={"dtype": "float32", "tags": ["user", "continuous"], "normalize": "log1p"},
+        words=word(tags=["user", "categorical"], hash=9, list={"weights": "n"}),
+        n={"dtype": "float32", "tags": ["user", "weight"], "list": {}},
+        item=ITEM,
+    )
+    model = sf.TwoTowerModel(schema, sf.MLPBlock([2]), correction=None)
+    recommender = model.export(tmp_path / "bundle", {"item": ["a", "b"]})
+    good: dict[str, list[Any]] = {"user": ["u"], "spent": [1.0], "words": [["x"]], "n": [[1.0]]}
+    assert len(recommender.recommend(good).identifiers[0]) == 2
+    for name, values, message in [
+        ("spent", [-1.0], 'feature "spent" is missing or infinite, or has no log'),
+        ("spent", [float("inf")], 'feature "spent" is missing or infinite'),
+        ("n", [[1.0, 2.0]], 'feature "words" and its weights "n" differ in length in a row'),
+        ("n", [[-1.0]], 'feature "n" holds a weight below 0'),
+        ("words", ["xx"], "'xx' is one value, not a list of them"),
+    ]:
+        with pytest.raises(ConfigError, match=message) as caught:
+            recommender.recommend({**good, name: values})
+        assert len(caught.value.problems) == 1
+        assert "\n" not in caught.value.problems[0]

@@ -37,7 +37,7 @@ def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
 
 def test_the_schema_is_one(tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text(block("## The schema\n"), encoding="utf-8")
-    assert len(sides_of(sf.Schema.from_yaml(tmp_path / "shop.yaml")).query) == 3
+    assert len(sides_of(sf.Schema.from_yaml(tmp_path / "shop.yaml")).query) == 5
 
 
 def test_the_commands_exist() -> None:

@@ -121,7 +121,7 @@ class Recommender:
         try:
             answer = self._recommend(**tensors, k=wanted, exclude=excluded)
         except tf.errors.InvalidArgumentError as reason:  # the graph checks what it is given, and names the feature
-            found = re.search(r'feature "[^\n:;]*', reason.message)
+            found = re.search(r'feature "[^\n:;\]]*', reason.message.replace("\\", ""))
             raise ConfigError(found[0] if found else " ".join(reason.message.split())) from None
         counts = answer["count"].numpy()
         identifiers, scores = answer["identifiers"].numpy(), answer["scores"].numpy()

@@ -186,7 +186,9 @@ def learned_under(features: Sequence[Feature], domains: Mapping[str, Domain]) ->
 
 
 def _shortly(keys: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}: {json.dumps(value)}" for key, value in keys.items() if value is not None) or "as it stands"
+    return (
+        ", ".join(f"{key}: {json.dumps(value)}" for key, value in keys.items() if value is not None) or "as it stands"
+    )
 
 
 def _to_parquet(name: str, values: Any) -> bytes:

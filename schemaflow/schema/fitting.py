@@ -132,11 +132,14 @@ class Numbers:
     feature: Feature
     moments: Moments = field(default_factory=Moments)
     quantiles: Quantiles = field(default_factory=Quantiles)
+    newest: int = -(2**63)
 
     def add(self, column: Column) -> None:
         """Take the numbers of a column in."""
         numbers = finite_numbers(column, self.feature)
-        numbers = -numbers if self.feature.is_age else numbers
+        if self.feature.is_age:
+            numbers = -numbers
+            self.newest = int(column.values.drop_null().to_numpy().max(initial=self.newest))  # float64 would round it
         self.moments.add(numbers)
         if isinstance(self.feature.buckets, QuantilesOption):
             self.quantiles.add(numbers)
@@ -163,7 +166,7 @@ class Numbers:
                 )
         if not self.feature.is_age:
             return Statistics(it.mean, it.std, it.minimum, it.maximum, edges)
-        newest, day = int(-it.minimum), DAY[self.feature.time.unit if self.feature.time is not None else "s"]
+        newest, day = self.newest, DAY[self.feature.time.unit if self.feature.time is not None else "s"]
         days = [(newest + moment) / day for moment in (it.mean, it.minimum, it.maximum, *edges)]
         return Statistics(days[0], it.std / day, days[1], days[2], tuple(days[3:]), newest)
 

@@ -243,7 +243,13 @@ def test_every_key_of_the_grammar_has_an_answer() -> None:
     assert set(RULES) == set(keys(sf.Feature))
     assert set(SideTable.model_fields) == {"file", "key"}
     assert set(SchemaDocument.model_fields) == {"version", "name", "fitted", "tables", "features"}
-    assert {it.name for it in dataclasses.fields(Fitted)} == {"vocabularies", "statistics", "counts", "vectors", "under"}
+    assert {it.name for it in dataclasses.fields(Fitted)} == {
+        "vocabularies",
+        "statistics",
+        "counts",
+        "vectors",
+        "under",
+    }
     learned = {it.name for it in dataclasses.fields(Statistics)}
     assert learned == {"mean", "std", "minimum", "maximum", "edges", "newest"}
 

@@ -14,7 +14,8 @@ from schemaflow.data.encode import Array
 from schemaflow.data.join import read_ids, refuse_repeated
 from schemaflow.errors import ConfigError, DataError, SchemaError, suggest
 from schemaflow.export import Recommender, export
-from schemaflow.features.encoders import Tensors, build_tables, options_config, options_from_config
+from schemaflow.features.encoders import build_tables, options_config, options_from_config
+from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
 from schemaflow.growth import carry_over, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce

@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
-from schemaflow.features.encoders import FeatureEncoder, Tensors, build_tables, options_config, options_from_config
+from schemaflow.features.encoders import FeatureEncoder, build_tables, options_config, options_from_config
+from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.layers.embedding import EmbeddingTable
 from schemaflow.layers.seeds import reseeded

@@ -164,6 +164,7 @@ class CategoricalEncoder(_Numeric):
         return moments // (day // 24) % 24 if self.feature.time.take == "hour" else (moments // day + 3) % 7
 
     def call(self, rows: Any, weights: tf.RaggedTensor | None = None) -> tf.Tensor:
+        """Return the vectors of rows, [batch, dim]; those of a list are combined, by their weights if given."""
         vectors = self.table(rows, combiner=self.combiner, weights=weights)  # [batch, dim]
         if self.l2:
             squares = tf.reduce_sum(tf.square(tf.cast(vectors, tf.float32)), axis=-1)  # [batch]

@@ -75,6 +75,7 @@ def test_each_holds_for_its_real_data_and_trains(name: str, real_data: Path) -> 
     if not interactions.exists():
         pytest.skip(f"{interactions} is not there")
     schema = sf.Schema.from_yaml(ROOT / "schemas" / f"{name}.yaml")
+    assert schema.check(interactions).errors == ()
     assert np.isfinite(one_step(schema.fit(interactions), interactions))
 
 

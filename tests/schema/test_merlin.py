@@ -163,7 +163,7 @@ def test_what_was_learned_travels(merlin: SimpleNamespace, tmp_path: Path) -> No
         assert again == schema
         assert again.vocabulary("movie").to_pylist() == ["b", "é"]
         assert again.fitted.statistics["age"].mean == pytest.approx(91 / 3)
-        assert again.fitted.counts["movie"].tolist() == schema.fitted.counts["movie"].tolist()
+        assert again.fitted.counts["movie_id"].tolist() == schema.fitted.counts["movie_id"].tolist()
         assert again.tables["users"].key == "user_id"
 
 

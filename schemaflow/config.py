@@ -243,23 +243,28 @@ class RunConfig(Document):
             )
         return schema.select_by_name(self.features)
 
-    def data_folder(self, data: str | Path | None = None) -> Path:
-        """Return the folder that holds the interactions.
+    def interactions_file(self, data: str | Path | None = None) -> Path:
+        """Return the Parquet file or folder of the interactions, beside which all other tables are.
 
         Args:
-            data: What `--data` gave: that folder, or the one above `data.folder`. Without it, `data.folder` is looked
-                for in `$SCHEMAFLOW_DATA` and in the run file's own folder.
+            data: What `--data` gave: that file, the folder it is in, or the one above `data.folder`. Without it,
+                `data.folder` is looked for in `$SCHEMAFLOW_DATA` and in the run file's own folder.
 
         Raises:
             ConfigError: There is none.
         """
+        if data is not None and Path(data).is_file():
+            return Path(data)
         below = os.environ.get(DATA_VARIABLE)
         if data is not None:
             tried = [Path(data) / self.data.folder, Path(data)]
         else:
             tried = [root / self.data.folder for root in ([Path(below)] if below else []) + [self._folder]]
-        for folder in tried:
-            if (folder / self.data.interactions).exists():
-                return folder
-        files = " nor ".join(dict.fromkeys(str(folder / self.data.interactions) for folder in tried))
-        raise ConfigError(f"there is no {files}; name the folder that holds the data with --data or ${DATA_VARIABLE}")
+        files = [folder / self.data.interactions for folder in tried]
+        found = next((file for file in files if file.exists()), None)
+        if found is None:
+            raise ConfigError(
+                f"there is no {' nor '.join(dict.fromkeys(map(str, files)))}; name the folder that holds the data with"
+                f" --data or ${DATA_VARIABLE}, or with --data the file of the interactions itself"
+            )
+        return found

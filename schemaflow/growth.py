@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from schemaflow.data.dataset import read_parquet
+from schemaflow.data.dataset import data_errors, read_parquet
 from schemaflow.data.join import read_ids, refuse_repeated
 from schemaflow.errors import ConfigError, DataError, SchemaError
 from schemaflow.features.encoders import FeatureEncoder
@@ -32,7 +32,7 @@ from schemaflow.schema.sources import Source, TableLike, open_source
 from schemaflow.schema.tags import Tags
 from schemaflow.towers import Tower
 
-__all__ = ["carry_over", "keep_widths", "refuse_breaks", "ridge"]
+__all__ = ["carry_over", "keep_frozen", "keep_widths", "refuse_breaks", "ridge"]
 
 Array = npt.NDArray[Any]
 
@@ -56,6 +56,29 @@ def keep_widths(options: EmbeddingOptions, towers: Sequence[Tower]) -> Embedding
         return options
     widths = {name: table.dim for tower in towers for name, table in _tables(tower).items()}
     return replace(options, embedding_dims=widths)
+
+
+def keep_frozen(old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower, Tower]]) -> None:
+    """Let training change in a new model what it changes in the old one, whatever was frozen by hand since it was made.
+
+    A table that the new schema freezes or thaws is as that says.
+    """
+    said = {
+        id(table.embeddings)
+        for was, now in towers
+        for name, table in _tables(now).items()
+        if _trainable(was.schema, name) != _trainable(now.schema, name)
+    }
+    for it, other in zip(_rest(old, set()), _rest(new, set()), strict=True):
+        if id(other) not in said:
+            other.trainable = it.trainable
+
+
+def _trainable(schema: Schema, name: str) -> bool:
+    """Tell whether a schema lets training change a feature's table."""
+    return not any(
+        it.embedding and it.embedding.trainable is False for it in schema.domains[schema[name].table].features
+    )
 
 
 def carry_over(
@@ -134,7 +157,7 @@ def _grow(old: EmbeddingTable, new: EmbeddingTable, before: Schema, after: Schem
     start = weights[origin]
     if not domain.reserved and is_new.any():
         start[is_new] = weights[trained[: old.rows]].mean(axis=0)
-    vectors = after.fitted.vectors.get(now.name)
+    vectors = after.vectors(now.name)
     if vectors is not None:
         own = np.flatnonzero(is_new)
         own = own[own - now.reserved < len(vectors)]
@@ -166,7 +189,7 @@ def _start_from_sides(source: Source, towers: Iterable[tuple[Tower, Tower]], gro
         raise DataError(f"{source.name}: expected a table of one id and its side features; its ids are {found}")
     tower, key = ids[0]
     schema, table = tower.schema, grown[id(_tables(tower)[key.name])]
-    if key.table in schema.fitted.vectors:
+    if schema.vectors(key.table) is not None:
         raise ConfigError(
             f'{source.name}: the new rows of "{key.name}" begin with its pretrained vectors; leave that table out'
         )
@@ -203,7 +226,8 @@ def _encoded(source: Source, tower: Tower, key: Feature, names: Sequence[str]) -
     tables = {tower.schema[name].table: table for name, table in _tables(tower).items()}
     encoder = FeatureEncoder(tower.schema, features, tables, tower.options, dtype="float32")
     batches = read_parquet(source, tower.schema, batch_size=BATCH_SIZE, features=[key.name, *names])
-    pairs = [(batch[encoded_name(key.name)].numpy(), encoder(batch).numpy()) for batch in batches]
+    with data_errors():
+        pairs = [(batch[encoded_name(key.name)].numpy(), encoder(batch).numpy()) for batch in batches]
     return np.concatenate([it for it, _ in pairs]), np.concatenate([it for _, it in pairs]).astype(np.float64)
 
 

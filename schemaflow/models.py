@@ -17,7 +17,7 @@ from schemaflow.export import Recommender, export
 from schemaflow.features.encoders import build_tables, options_config, options_from_config
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
-from schemaflow.growth import carry_over, keep_widths, refuse_breaks
+from schemaflow.growth import carry_over, keep_frozen, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce
 from schemaflow.layers.norm import L2Norm
 from schemaflow.registry import register
@@ -393,9 +393,11 @@ class TwoTowerModel(keras.Model):
         options = keep_widths(self.embedding_options, towers)
         wider = {"schema": schema.get_config(), "embedding_options": options_config(options)}
         grown = type(self).from_config(self.get_config() | wider)
+        pairs = list(zip(towers, (grown.query_tower, grown.item_tower), strict=True))
+        keep_frozen(self, grown, pairs)
         if self.compiled:
             grown.compile_from_config(self.get_compile_config())
-        carry_over(self, grown, list(zip(towers, (grown.query_tower, grown.item_tower), strict=True)), tables)
+        carry_over(self, grown, pairs, tables)
         return grown
 
     # -- looking and saving ---------------------------------------------------------------------------------------
@@ -477,7 +479,7 @@ def _item_shares(schema: Schema, item_id: Feature, correction: str | None) -> tf
     if counts is None:
         raise SchemaError(
             f'correction "log_q" needs the interactions of each {item_id.name}, and the schema has not counted them;'
-            " call schema.fit(…) on the interactions, or pass correction=None"
+            " call schema.fit(…) on the interactions (of a Merlin schema: Schema.from_merlin(…).fit(…)), or pass correction=None"
         )
     seen = np.maximum(counts, 1)
     return tf.constant(seen / counts.sum(), tf.float32)

@@ -59,7 +59,8 @@ def train(
 
     Args:
         config: The run.
-        data: The folder of the data, in place of `$SCHEMAFLOW_DATA` and the run file's own folder.
+        data: The folder of the data, or the file of the interactions in it, in place of `$SCHEMAFLOW_DATA` and the run
+            file's own folder.
         out: Where to write the bundle.
         callbacks: Of Keras, for the training.
         say: Told what happens, a line at a time.
@@ -72,8 +73,8 @@ def train(
     whole = Schema.from_file(config.schema_file)
     schema = config.select(whole)
     item_id = sides_of(schema).item_id
-    folder = config.data_folder(data)
-    interactions = open_source(folder / config.data.interactions)
+    file = config.interactions_file(data)
+    folder, interactions = file.parent, open_source(file)
     training, test = _split(config, whole, folder, interactions)
     candidates = _candidates(config, schema, item_id, folder, interactions)
     say(f"{training.rows:,} interactions to train on, {test.rows:,} to test, {candidates.rows:,} candidates")

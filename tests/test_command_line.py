@@ -88,20 +88,22 @@ def test_the_data_folder_comes_from_the_option_or_the_environment(
     text = RUN.replace("data/schema.yaml", str(workplace / "data" / "schema.yaml"))
     (elsewhere / "shop.run.yaml").write_text(text, encoding="utf-8")
     config = sf.RunConfig.from_yaml(elsewhere / "shop.run.yaml")
-    assert config.data_folder(workplace) == workplace / "data"
-    assert config.data_folder(workplace / "data") == workplace / "data"
+    interactions = workplace / "data" / "interactions.parquet"
+    assert config.interactions_file(workplace) == interactions
+    assert config.interactions_file(workplace / "data") == interactions
+    assert config.interactions_file(workplace / "data" / "items.parquet") == workplace / "data" / "items.parquet"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCHEMAFLOW_DATA", str(workplace))
-        assert config.data_folder() == workplace / "data"
+        assert config.interactions_file() == interactions
         patch.setenv("SCHEMAFLOW_DATA", str(workplace / "data"))  # the root of data folders, not the folder itself
         with pytest.raises(ConfigError, match="name the folder that holds the data"):
-            config.data_folder()
+            config.interactions_file()
         patch.setenv("SCHEMAFLOW_DATA", str(elsewhere))  # where it is not, the run file's own folder is looked in
         own = sf.RunConfig.from_yaml(workplace / "shop.run.yaml")
-        assert own.data_folder() == workplace / "data"
+        assert own.interactions_file() == interactions
         patch.delenv("SCHEMAFLOW_DATA")
         with pytest.raises(ConfigError, match=r"name the folder that holds the data with --data or \$SCHEMAFLOW_DATA"):
-            config.data_folder()
+            config.interactions_file()
 
 
 def test_a_schema_alone_is_a_run_by_default(workplace: Path) -> None:

@@ -250,7 +250,7 @@ def test_a_row_of_weight_zero_takes_no_part_in_the_loss() -> None:
         (moment(take="hour"), pa.array([1], pa.timestamp("ms")), 'no whole number of s .*say "time: {unit: …}" with a finer unit'),
         ({"dtype": "float32", "tags": ["item", "embedding"], "embedding": {"dim": 2}}, [[1.0, 2.0], [1.0]], 'row 1: feature "x" has 1 numbers, expected 2'),
         ({"dtype": "float32", "tags": ["item", "embedding"], "embedding": {"dim": 2}}, [[1.0, 2.0], None], 'row 1: feature "x" is missing, expected 2'),
-        ({"dtype": "float32", "tags": ["item", "embedding"], "embedding": {"dim": 1}}, [[np.inf]], "is not finite"),
+        ({"dtype": "float32", "tags": ["item", "embedding"], "embedding": {"dim": 1}}, [[np.inf]], "is infinite or beyond what float32 holds"),
         ({"dtype": "float32", "tags": ["item", "embedding"], "embedding": {"dim": 1}}, [1.0], "make it a list column"),
     ],
 )  # fmt: skip
@@ -563,7 +563,11 @@ def test_keys_that_would_do_nothing_or_could_not_work_are_refused(spec: dict[str
         (number(normalize="standard"), number(buckets={"quantiles": 4}), "quantiles"),
         (moment(take="age"), moment(take="age", unit="ms"), "unit"),
         (word(vocabulary="learned"), word(vocabulary="learned", oov=4), "oov"),
-        (word(vocabulary=["p", "q"]), word(vocabulary=["q", "p"]), "sha256"),
+        (
+            {**word(vocabulary=["p", "q"]), "tags": ["item", "id"]},
+            {**word(vocabulary=["q", "p"]), "tags": ["item", "id"]},
+            "sha256",
+        ),
     ],
 )
 def test_what_was_learned_under_other_words_is_refused(

@@ -48,7 +48,8 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="The folder that holds the data; else that in $SCHEMAFLOW_DATA, else the run file's own.",
+        help="The folder that holds the data, or the file of the interactions in it; else the folder in"
+        " $SCHEMAFLOW_DATA, else the run file's own.",
         show_default=False,
     ),
 ]
@@ -148,7 +149,7 @@ def describe(
     config = RunConfig.from_yaml(file)
     schema = config.select(Schema.from_file(config.schema_file))
     if data is not None:
-        schema = schema.fit(config.data_folder(data) / config.data.interactions)
+        schema = schema.fit(config.interactions_file(data))
     sides = sides_of(schema)
     inputs = [feature.name for feature in (*sides.query, *sides.item)]
     try:

@@ -28,7 +28,7 @@ def validate(file: Path, data: Path | None) -> Findings:
                 read_parts,  # what Schema.from_yaml reads, without what Schema.fit needs
             )
 
-            return _of_towers(file, read_parts(file).features)
+            return _of_towers(file, read_parts(file, towers=True).features)
         from schemaflow.schema import Schema
 
         schema = Schema.from_file(file)
@@ -37,17 +37,13 @@ def validate(file: Path, data: Path | None) -> Findings:
     alone = _of_towers(file, schema.features)
     if data is None:
         return alone
-    if data.is_file():
-        findings = schema.check(data)
-    else:
-        from schemaflow.config import RunConfig
+    from schemaflow.config import RunConfig
 
-        config = RunConfig(schema=str(file))
-        try:
-            folder = config.data_folder(data)
-        except SchemaFlowError as reason:
-            return _failed("missing-table", reason)
-        findings = schema.check(folder / config.data.interactions, tables=folder)
+    try:
+        interactions = RunConfig(schema=str(file)).interactions_file(data)
+    except SchemaFlowError as reason:
+        return _failed("missing-table", reason)
+    findings = schema.check(interactions)
     return Findings(findings.found, {**alone.summary, **findings.summary})
 
 

@@ -33,9 +33,9 @@ def build_tables(schema: Schema, options: EmbeddingOptions) -> dict[str, Embeddi
         )
         for place, spec in enumerate(table_specs(schema, options).values())
     }
-    for name, vectors in schema.fitted.vectors.items():
-        if name in tables:
-            tables[name].embeddings.assign(_whole_table(vectors, schema.domains[name].reserved, tables[name].rows))
+    for name, table in tables.items():
+        if (vectors := schema.vectors(name)) is not None:
+            table.embeddings.assign(_whole_table(vectors, schema.domains[name].reserved, table.rows))
     return tables
 
 

@@ -127,7 +127,7 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
 
     Raises:
         ConfigError: `options` names a feature that the schema does not have, or that has no table.
-        SchemaError: Features of one domain ask for different widths, or a vocabulary is still to be learned.
+        SchemaError: A vocabulary is still to be learned, or pretrained vectors have another width than is asked for.
 
     Example:
         >>> item = Feature(name="item_id", dtype="int64", tags=["item", "id"], cardinality=1001)
@@ -153,10 +153,10 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
         except SchemaError as reason:
             problems += [problem for problem in reason.problems if problem not in problems]
             continue
-        vectors = schema.fitted.vectors.get(name)
+        vectors = schema.vectors(name)
         dim = _dim(domain, rows, None if vectors is None else vectors.shape[1], options, problems)
-        initializer = _said(domain, "initializer", problems)
-        trainable = _said(domain, "trainable", problems)
+        initializer = _said(domain, "initializer")
+        trainable = _said(domain, "trainable")
         names = tuple(feature.name for feature in domain.features)
         specs[name] = TableSpec(
             name, names, rows, dim, domain.reserved > 0, initializer, True if trainable is None else trainable
@@ -229,32 +229,26 @@ def _by_feature(initializers: Any) -> bool:
     )  # a serialized initializer is a dict too
 
 
-def _said(domain: Domain, key: str, problems: list[str]) -> Any:
-    """Return what the features of a domain say of their table, where no two contradict each other."""
+def _said(domain: Domain, key: str) -> Any:
+    """Return what a feature of a domain says of their table; no two contradict each other."""
     given = [getattr(it.embedding, key) for it in domain.features if it.embedding is not None]
-    distinct = sorted({value for value in given if value is not None})
-    if len(distinct) > 1:
-        names = " and ".join(f'"{feature.name}"' for feature in domain.features)
-        asked = (
-            f"the widths {distinct}" if key == "dim" else f"{key} {' and '.join(str(it).lower() for it in distinct)}"
-        )
-        problems.append(f'features {names} share the domain "{domain.name}" but ask for {asked}; give one')
-    return distinct[0] if distinct else None
+    return next((value for value in given if value is not None), None)
 
 
 def _dim(domain: Domain, rows: int, pretrained: int | None, options: EmbeddingOptions, problems: list[str]) -> int:
     asked = options.embedding_dims or {}
     by_option = sorted({asked[it.name] for it in domain.features if it.name in asked})
-    said = _said(domain, "dim", problems)
+    said = _said(domain, "dim")
     if len(by_option) > 1:
         names = " and ".join(f'"{feature.name}"' for feature in domain.features)
         problems.append(
             f'features {names} share the domain "{domain.name}" but embedding_dims ask for the widths {by_option}; give one'
         )
     if pretrained is not None:
-        if by_option and by_option[0] != pretrained:
+        asked_for = by_option[0] if by_option else said
+        if asked_for not in (None, pretrained):
             problems.append(
-                f'feature "{domain.features[0].name}" is asked to be {by_option[0]} wide, but its pretrained vectors are {pretrained}; remove one'
+                f'feature "{domain.features[0].name}" is asked to be {asked_for} wide, but its pretrained vectors are {pretrained}; remove one'
             )
         return pretrained
     if by_option or said is not None:

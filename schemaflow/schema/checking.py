@@ -50,16 +50,6 @@ def check(schema: "Schema", interactions: TableLike, folder: Path | None) -> Fin
         sides = sides_of(schema)
     except SchemaError as reason:
         found += [Finding("error", "sides", problem) for problem in reason.problems]
-    users = [it for it in schema if it.has(Tags.USER_ID) and it.list is None]
-    if len(users) > 1:
-        names = " and ".join(f'"{it.name}"' for it in users)
-        found.append(
-            Finding(
-                "error",
-                "sides",
-                f"features {names} are both tagged user and id; leave it to the one that tells users apart",
-            )
-        )
     plan = Plan(schema, sides, interactions, folder)
     found += plan.found
     if not plan.tables:

@@ -162,6 +162,12 @@ def _canonical(feature: Feature, array: Any, piece: Piece) -> "pa.Array":
         )
     if feature.dtype == "string":
         array = array.cast(pa.large_string())
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid as reason:
+            raise DataError(
+                f'{piece.where}: the column "{feature.source}" of feature "{feature.name}" is no UTF-8 text: {reason}; write it again'
+            ) from None
         return pc.if_else(pc.equal(array, ""), None, array)
     try:
         array = array.cast("float64" if feature.dtype.startswith("float") else feature.dtype)

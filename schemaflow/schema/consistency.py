@@ -8,7 +8,7 @@ from typing import Any
 from schemaflow.errors import suggest
 from schemaflow.schema.domain import Domain, domains_of
 from schemaflow.schema.feature import Feature
-from schemaflow.schema.fitted import Fitted, learned_under
+from schemaflow.schema.fitted import Fitted, first_values, learned_under, unscalable
 from schemaflow.schema.parsed import Location
 from schemaflow.schema.table import SideTable
 from schemaflow.schema.tags import SIDES, Tags
@@ -67,16 +67,28 @@ def conflicts(
 
 
 def _outdated(features: Sequence[Feature], domains: Mapping[str, Domain], fitted: Fitted) -> Iterator[str]:
-    """Say where what was learned was learned under other words than the schema has now."""
-    names = {feature.name for feature in features}
-    for what, now in learned_under(features, domains).items():
-        before, name = fitted.under.get(what), what.partition(" of ")[2]
-        if before is not None and before != now:
-            feature = name if name in names else domains[name].features[0].name
-            yield (
-                f'feature "{feature}" was fitted as ({before}) and is ({now}) now;'
-                ' remove "fitted" from the schema, or call unfitted(), and fit it again'
-            )
+    """Say where what was learned was learned under other words than the schema has now, or does not fit it."""
+    remedy = 'remove "fitted" from the schema, or call unfitted(), and fit it again'
+    for what, said in learned_under(features, domains).items():
+        kind, _, name = what.partition(" of ")
+        before = fitted.under.get(what)
+        if before is None:
+            continue
+        # of values that are spelled out, more may follow
+        now = first_values(domains[name], int(before.split()[0])) if kind == "values" else said
+        if before != now:
+            feature = name if kind in ("numbers", "tokens") else domains[name].features[0].name
+            yield f'feature "{feature}" was fitted as ({before}) and is ({now}) now; {remedy}'
+    for name, domain in domains.items():
+        rows = domain.cardinality if domain.encoding == "range" else None
+        held = [len(fitted.counts.get(it.name, ())) for it in domain.features]
+        held.append(len(fitted.vectors[name]) if name in fitted.vectors and domain.pretrained is not None else 0)
+        if rows is not None and max(held) > rows:
+            yield f'feature "{domain.features[0].name}" was fitted with {max(held)} rows and has {rows} now; {remedy}'
+    for it in features:
+        statistics = fitted.statistics.get(it.name)
+        if statistics is not None and (problem := unscalable(it, statistics)) is not None:
+            yield f"{problem} (as it was fitted)"
 
 
 def _of_weights(features: Mapping[str, Feature], words: list[str]) -> Iterator[tuple[str, str]]:

@@ -94,7 +94,12 @@ def compare(old: "Schema", new: "Schema") -> Diff:
         try:
             schema.require_fitted()
         except SchemaError as reason:
-            problems += [f"the {which} schema: {problem}" for problem in reason.problems]
+            more = f", and {len(reason.problems) - 1} more" if len(reason.problems) > 1 else ""
+            first = reason.problems[0].partition(";")[0]
+            problems.append(
+                f"the {which} schema is not fitted ({first}{more}), so its rows are not known; call schema.fit(…) and"
+                " to_yaml, or give the schema.yaml of a bundle"
+            )
     if problems:
         raise SchemaError(*problems)
     tables = list(_of_tables(old, new))
@@ -232,8 +237,12 @@ def _by_table(_: _Pair) -> _Finding:
 def _of_dtype(pair: _Pair) -> _Finding:
     import numpy as np
 
-    if "string" not in (pair.was, pair.now) and np.can_cast(pair.was, pair.now):
-        return "compatible", "every value enters the model as before"
+    rounded = (
+        pair.was.startswith("float") and pair.old.encoding == "buckets"
+    )  # float32 lies beside the edge it stands for
+    if "string" not in (pair.was, pair.now) and np.can_cast(pair.was, pair.now) and not rounded:
+        least = f", but {np.iinfo(pair.was).min}, which stood for a missing one" if pair.was.startswith("int") else ""
+        return "compatible", f"every value enters the model as before{least}"
     return _breaks("values that the model knows would be refused or rounded")(pair)
 
 
@@ -410,7 +419,7 @@ def _of_table(old: "Schema", new: "Schema", before: "Domain", after: "Domain") -
         yield "breaks", f"has {rows[1]} rows, fewer than the {rows[0]} that the model has; raise its cardinality"
     elif rows[1] > rows[0] and found is None:
         yield "grows", f"has {rows[1]} rows, had {rows[0]}: the model needs the new ones; grow it"
-    vectors = old.fitted.vectors.get(before.name), new.fitted.vectors.get(after.name)
+    vectors = old.vectors(before.name), new.vectors(after.name)
     if vectors[0] is not None and vectors[1] is not None and not _same(*vectors):
         yield "compatible", "has other pretrained vectors: rows that were trained stay, and new ones begin with those"
 
@@ -440,8 +449,8 @@ def _of_vocabulary(old: "pa.Array", new: "pa.Array", reserved: int) -> _Finding:
 def _widths_said(schema: "Schema", domain: "Domain") -> list[int]:
     """Return the widths that the schema itself gives a table; none where the model's options do."""
     said = {it.embedding.dim for it in domain.features if it.embedding is not None and it.embedding.dim is not None}
-    if domain.name in schema.fitted.vectors:
-        said.add(schema.fitted.vectors[domain.name].shape[1])
+    if (vectors := schema.vectors(domain.name)) is not None:
+        said.add(vectors.shape[1])
     return sorted(said)
 
 

@@ -151,6 +151,8 @@ def _merge(name: str, group: list[Feature], problems: list[str]) -> Domain:
     one("have out-of-vocabulary rows ", (feature.oov for feature in group), _sorted)
     if len({feature.dtype == "string" for feature in group}) > 1:
         problems.append(f"{shared} mix strings and numbers; give them one dtype")
+    for key, what in (("dim", "ask for the widths "), ("initializer", "ask for "), ("trainable", "are trainable: ")):
+        one(what, (getattr(it.embedding, key) for it in group if it.embedding is not None), _sorted)
     one(
         "name different pretrained vectors",
         (it.embedding.pretrained for it in group if it.embedding is not None),

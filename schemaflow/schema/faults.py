@@ -92,7 +92,7 @@ def faults_of(feature: Feature, column: Column, rows: int | None, takes_missing:
         reason = f"is outside 0 <= id < {rows}, its cardinality; raise the cardinality or correct the data"
         yield from fault("outside-cardinality", feature, column, (values < 0) | (values >= rows), reason)
     if feature.has(Tags.WEIGHT):
-        yield from beyond(feature, column, values, "float32" if feature.kind == "weights" else feature.dtype)
+        yield from beyond(feature, column, values, "float32")
         yield from fault("negative-weight", feature, column, values < 0, "is below 0; a weight is 0 or more")
     elif feature.kind == "value" and feature.dtype.startswith("float"):
         yield from beyond(feature, column, values, feature.dtype)
@@ -136,5 +136,4 @@ def _of_vectors(feature: Feature, column: Column, takes_missing: bool) -> Iterat
         text = f'feature "{feature.name}" {held}, expected {dim}, its width; correct "dim", fill it in, or say "missing: {{value: 0}}"'
         place, row = place_of(column.piece, first), column.piece.row(first)
         yield Fault("vector-width", place, row, text, int(wrong.sum()), len(wrong), "rows")
-    finite = np.isfinite(column.values.to_numpy())
-    yield from fault("infinite", feature, column, ~finite, "is not finite; expected finite numbers")
+    yield from beyond(feature, column, column.values.to_numpy(), "float32")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, StrictInt, StrictStr, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictStr, WithJsonSchema, field_validator, model_validator
 
 from schemaflow.errors import SchemaError
 from schemaflow.schema.document import Document, as_tuple
@@ -12,6 +12,7 @@ from schemaflow.schema.options import (
     Fill,
     ListOptions,
     Missing,
+    Rows,
     TextOptions,
     TimeOptions,
     Vocabulary,
@@ -107,10 +108,10 @@ class Feature(Document):
         BeforeValidator(as_tuple),
     ] = ()
     column: StrictStr | None = None
-    cardinality: Annotated[StrictInt, Field(ge=1)] | None = None
+    cardinality: Rows | None = None
     vocabulary: Vocabulary | None = None
-    hash: Annotated[StrictInt, Field(ge=1)] | None = None
-    oov: Annotated[StrictInt, Field(ge=1)] | None = None
+    hash: Rows | None = None
+    oov: Rows | None = None
     domain: StrictStr | None = None
     list: ListOptions | None = None
     text: TextOptions | None = None

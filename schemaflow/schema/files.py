@@ -11,7 +11,6 @@ from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.options import Pretrained, VocabularyFile
 from schemaflow.schema.sources import open_source
-from schemaflow.schema.tags import Tags
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -45,7 +44,7 @@ def read_vocabulary(domain: Domain, spec: VocabularyFile, path: Path) -> "pa.Arr
     import pyarrow.compute as pc
 
     name, dtype = domain.features[0].name, domain.features[0].dtype
-    feature = Feature(name=name, dtype=dtype, tags=(Tags.TARGET,), column=spec.column)
+    feature = Feature(name=name, dtype=dtype, column=spec.column)
     if path.suffix == ".parquet":
         source = open_source(path)
         if spec.column is None and len(source.columns) != 1:
@@ -107,7 +106,7 @@ def read_vectors(domain: Domain, spec: Pretrained, path: Path, vocabulary: "pa.A
     purpose = f'the pretrained vectors of feature "{name}"'
     for column in (spec.key, spec.vector):
         source.require(column, purpose)
-    key = Feature(name="key_", dtype=domain.features[0].dtype, tags=(Tags.TARGET,), column=spec.key)
+    key = Feature(name="key_", dtype=domain.features[0].dtype, column=spec.key)
     dense = pa.types
     values, vectors = [], []
     for piece in source.pieces([spec.key, spec.vector]):

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from schemaflow.errors import SchemaError
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import Feature
+from schemaflow.schema.options import Quantiles, TextOptions
+from schemaflow.schema.tags import Tags
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-__all__ = ["Fitted", "Statistics", "learned_under"]
+__all__ = ["Fitted", "Statistics", "first_values", "learned_under", "unscalable"]
 
 _VOCABULARY = "vocabulary."
 _COUNTS = "counts."
@@ -155,6 +158,17 @@ class Fitted:
         return cls.from_files({name: base64.b64decode(content) for name, content in config.items()})
 
 
+def unscalable(feature: Feature, statistics: Statistics) -> str | None:
+    """Say why numbers with these statistics cannot be normalised as a feature wants, or nothing when they can."""
+    if feature.kind != "continuous" or feature.normalize not in ("standard", "min-max"):
+        return None
+    scale = statistics.std if feature.normalize == "standard" else statistics.maximum - statistics.minimum
+    if scale > 0 and math.isfinite(1 / scale):
+        return None
+    held = f"is {statistics.mean:g} in every row" if scale == 0 else "hardly differs from row to row"
+    return f'feature "{feature.name}" {held}, so it cannot be normalised; remove it or "normalize"'
+
+
 def learned_under(features: Sequence[Feature], domains: Mapping[str, Domain]) -> dict[str, str]:
     """Return what the schema says of all that is learned: by feature its numbers, by domain the layout of its rows.
 
@@ -162,27 +176,38 @@ def learned_under(features: Sequence[Feature], domains: Mapping[str, Domain]) ->
     """
     said: dict[str, str] = {}
     for feature in features:
-        spec = feature.model_dump(mode="json", exclude_none=True)
         if feature.learns_statistics:
-            quantiles = None if isinstance(feature.buckets, tuple) else spec.get("buckets")
-            keys: dict[str, Any] = {"time": spec.get("time"), "buckets": quantiles}
-            keys["stand_in"] = None if feature.is_age else feature.stand_in
-            said[f"numbers of {feature.name}"] = _shortly(keys)
+            said[f"numbers of {feature.name}"] = _shortly(_of_numbers(feature))
         if feature.text_like:
-            said[f"tokens of {feature.name}"] = _shortly(spec.get("text") or {"text": "by default"})
+            said[f"tokens of {feature.name}"] = _shortly((feature.text or TextOptions()).model_dump())
     for name, domain in domains.items():
-        if domain.encoding in ("vocabulary", "hash"):
-            kind = "inline" if domain.values is not None else "learned" if domain.file is None else domain.file.file
-            rows = {"hash": domain.buckets} if domain.encoding == "hash" else {"vocabulary": kind}
-            keys = {"oov": domain.oov_rows, **rows}
-            if domain.values is not None:
-                keys["sha256"] = hashlib.sha256(json.dumps(domain.values).encode()).hexdigest()[:12]
-            said[f"rows of {name}"] = _shortly(keys)
-        else:
-            said[f"rows of {name}"] = domain.encoding
+        kind = "inline" if domain.values is not None else "learned" if domain.file is None else domain.file.file
+        keys: dict[str, Any] = {"encoding": domain.encoding}
+        if domain.encoding == "vocabulary":
+            keys |= {"vocabulary": kind, "oov": domain.oov_rows}
+        if domain.encoding == "hash":
+            keys |= {"hash": domain.buckets}
+        said[f"rows of {name}"] = _shortly(keys)
+        if domain.values is not None and any(it.has(Tags.ID) for it in domain.features):  # rows are counted by them
+            said[f"values of {name}"] = first_values(domain, len(domain.values))
         if domain.pretrained is not None:
-            said[f"vectors of {name}"] = _shortly(domain.pretrained.model_dump())
+            said[f"vectors of {name}"] = _shortly(domain.pretrained.model_dump(exclude={"file"}))
     return said
+
+
+def first_values(domain: Domain, count: int) -> str:
+    """Return a text that stands for the first values of a vocabulary that the schema spells out."""
+    values = (domain.values or ())[:count]
+    return f"{len(values)} values, sha256: {hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]}"
+
+
+def _of_numbers(feature: Feature) -> dict[str, Any]:
+    keys: dict[str, Any] = {"time": None if feature.time is None else feature.time.model_dump(mode="json")}
+    if isinstance(feature.buckets, Quantiles):  # whose edges are values as the dtype rounds them
+        keys |= {"quantiles": feature.buckets.quantiles, "dtype": feature.dtype}
+    if not feature.is_age and isinstance(feature.stand_in, (int, float)):
+        keys["stand_in"] = float(feature.stand_in)
+    return keys
 
 
 def _shortly(keys: Mapping[str, Any]) -> str:
@@ -204,5 +229,6 @@ def _from_parquet(content: bytes) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    column = pq.read_table(pa.BufferReader(content)).column(0).combine_chunks()
+    # without threads: one that is just starting when a short command ends would abort the process
+    column = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False).column(0).combine_chunks()
     return column.cast(pa.large_string()) if pa.types.is_string(column.type) else column

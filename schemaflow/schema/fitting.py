@@ -11,7 +11,7 @@ from schemaflow.schema.counting import Counter, Moments, Quantiles, finite_numbe
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import DAY, Feature
 from schemaflow.schema.files import find, read_vectors, read_vocabulary
-from schemaflow.schema.fitted import Fitted, Statistics, learned_under
+from schemaflow.schema.fitted import Fitted, Statistics, learned_under, unscalable
 from schemaflow.schema.options import Quantiles as QuantilesOption
 from schemaflow.schema.rows import rows_in
 from schemaflow.schema.sides import belongs
@@ -154,20 +154,22 @@ class Numbers:
         edges: tuple[float, ...] = ()
         if it.count == 0:
             raise DataError(f'feature "{name}" has no value in any row, so nothing can be learned of it; remove it')
-        if it.minimum == it.maximum and self.feature.normalize in ("standard", "min-max"):
-            raise DataError(
-                f'feature "{name}" is {abs(it.mean):g} in every row, so it cannot be normalised; remove it or "normalize"'
-            )
         if isinstance(self.feature.buckets, QuantilesOption):
             edges = self.quantiles.edges(self.feature.buckets.quantiles)
             if not edges:
                 raise DataError(
                     f'feature "{name}" is {it.mean:g} in nearly every row, so it has no quantiles; remove it'
                 )
-        if not self.feature.is_age:
-            return Statistics(it.mean, it.std, it.minimum, it.maximum, edges)
+        found = Statistics(it.mean, it.std, it.minimum, it.maximum, edges)
+        found = found if not self.feature.is_age else self._ages(found)
+        if (problem := unscalable(self.feature, found)) is not None:
+            raise DataError(problem)
+        return found
+
+    def _ages(self, it: Statistics) -> Statistics:
+        """Return the statistics of ages in days, from those of moments turned around."""
         newest, day = self.newest, DAY[self.feature.time.unit if self.feature.time is not None else "s"]
-        days = [(newest + moment) / day for moment in (it.mean, it.minimum, it.maximum, *edges)]
+        days = [(newest + moment) / day for moment in (it.mean, it.minimum, it.maximum, *it.edges)]
         return Statistics(days[0], it.std / day, days[1], days[2], tuple(days[3:]), newest)
 
 

@@ -13,6 +13,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.fitted import Fitted
 from schemaflow.schema.parsed import Parsed
 from schemaflow.schema.rules import FEATURE_NAMES
+from schemaflow.schema.sides import towers_of
 from schemaflow.schema.table import SideTable
 
 __all__ = ["Parts", "SchemaDocument", "read_parts"]
@@ -55,8 +56,12 @@ class Parts(NamedTuple):
     folder: Path
 
 
-def read_parts(path: Path) -> Parts:
+def read_parts(path: Path, towers: bool = False) -> Parts:
     """Return what a schema file holds.
+
+    Args:
+        path: The file.
+        towers: Whether it must also give both towers their features.
 
     Raises:
         SchemaError: One line for each mistake of the file, in its order.
@@ -79,6 +84,10 @@ def read_parts(path: Path) -> Parts:
         known = {feature.name for feature in features}
         sides = {name: SideTable.model_validate(it) for name, it in tables.items() if parsed.sound(("tables", name))}
         sides = {name: it for name, it in sides.items() if it.key in known or it.key not in specs}
+    if towers and (features or parsed.sound(())):
+        whole = parsed.value is not None and parsed.sound(())
+        for name, problem in towers_of(features, whole=whole)[1]:
+            parsed.add(("features", name) if name is not None else ("features",), problem)
     for location, problem in conflicts(features, sides, fitted, specs)[1]:
         parsed.add(location, problem)
     return Parts(features, parsed.require(SchemaError).name, sides, fitted, path.parent)

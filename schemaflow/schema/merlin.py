@@ -135,7 +135,12 @@ def carried(schema: "merlin.schema.Schema") -> Any:
             f'the column "{ours[0]}" was written by SchemaFlow, but the first column of its file, which carries the'
             f" vocabularies of all, was removed; convert before removing it, or remove the property {_FEATURE} to read it afresh"
         )
-    return json.loads(wholes.pop()) if wholes else None
+    try:
+        return json.loads(wholes.pop()) if wholes else None
+    except ValueError:
+        raise SchemaError(
+            f"the property {_SCHEMA} of a Merlin column is damaged; remove it to read the column afresh"
+        ) from None
 
 
 def originals(schema: "merlin.schema.Schema") -> list[str]:
@@ -202,7 +207,8 @@ def _fields(column: Any) -> dict[str, Any]:
         fields["rows"] = largest + 1
     if domain.get("name"):
         fields["domain"] = domain["name"]
-    sizes = column.properties.get("embedding_sizes") or {}
+    sizes = column.properties.get("embedding_sizes")
+    sizes = sizes if isinstance(sizes, dict) else {}
     if dim := _integer(sizes.get("dimension")):
         fields["dim"] = dim
     if "rows" not in fields and (cardinality := _integer(sizes.get("cardinality"))):
@@ -252,7 +258,7 @@ def _build(fields: Mapping[str, Any], original: Feature | None) -> Feature:
         spec["column"] = fields["name"]
         if spec["column"] == spec["name"]:
             del spec["column"]
-        if original is not None and original.kind == "categorical":
+        if original is not None and original.kind == "categorical" and original.encoding not in ("buckets", "calendar"):
             spec["domain"] = original.table
     if original is None or "dtype" in fields:
         spec["dtype"] = _dtype(fields, spec.get("tags", []), problems)

@@ -29,6 +29,7 @@ __all__ = [
     "Missing",
     "Pretrained",
     "Quantiles",
+    "Rows",
     "TextOptions",
     "TimeOptions",
     "Vocabulary",
@@ -40,6 +41,9 @@ COMBINERS = get_args(Combiner)
 """How the vectors of a list become one: their sum divided by n, by 1, by sqrt(n); or the largest of each component."""
 
 Count = Annotated[StrictInt, Field(ge=1)]
+Rows = Annotated[StrictInt, Field(ge=1, lt=2**31)]
+"""Rows of a table; more are more than a machine holds."""
+
 Number = Annotated[
     float,
     BeforeValidator(as_number),

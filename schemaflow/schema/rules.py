@@ -44,6 +44,9 @@ FEATURE_NAMES: JsonDict = {
 }
 """What JSON Schema says of the names of features."""
 
+_FLOAT32 = 3.4e38
+"""The largest number that enters a model."""
+
 _DERIVED = ("buckets", "calendar")
 """Encodings whose rows are made of numbers, and not looked up."""
 
@@ -111,8 +114,11 @@ def _of_kind(feature: "Feature") -> list[str]:
         problems.append(f"is tagged embedding but has dtype {dtype}; a dense vector holds float32 or float64")
     if Tags.TEXT in feature.tags and not string:
         problems.append(f"is tagged text but has dtype {dtype}; a text is a string")
-    if Tags.WEIGHT in feature.tags and string:
-        problems.append("is tagged weight but has dtype string; a weight is a number")
+    roles = [tag for tag in (Tags.WEIGHT, Tags.TARGET, Tags.POSITION, Tags.TIME) if tag in feature.tags]
+    if roles and string:
+        problems.append(f"is tagged {roles[0]} but has dtype string; a {roles[0]} is a number")
+    if len(roles) > 1:
+        problems.append(f"is tagged both {roles[0]} and {roles[1]}; keep one")
     if feature.time is not None:
         problems += _of_time(feature)
     if frozenset({Tags.ID, Tags.SEQUENCE, Tags.TEXT}) & frozenset(feature.tags) and feature.encoding in _DERIVED:
@@ -258,6 +264,7 @@ def _of_missing(feature: "Feature") -> list[str]:
     rows = feature.cardinality if feature.encoding == "range" else None
     checks = {
         "is the part of no moment; leave it its own row, or say error": feature.encoding == "calendar",
+        "is beyond what float32 holds": feature.kind in ("continuous", "vector") and abs(value) > _FLOAT32,
         "is no value of its own; name one that it has": _stands_for_missing(value, dtype) or unknown,
         f"is outside 0 <= id < {rows}, its cardinality": rows is not None and not 0 <= value < rows,
         "has no log(1 + x); name a value above -1": feature.normalize == "log1p" and value <= -1,

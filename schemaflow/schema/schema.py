@@ -167,6 +167,8 @@ class Schema:
         Raises:
             SchemaError: A column does not say what a feature needs; one line for each mistake.
         """
+        if not is_merlin(schema):
+            raise SchemaError(f"expected a merlin.schema.Schema, received {type(schema).__name__}")
         config = carried(schema)
         if config is None:
             return cls(features_of(schema, {}))
@@ -374,6 +376,10 @@ class Schema:
 
         counts = self.fitted.counts.get(feature.name)
         return None if counts is None else np.pad(counts, (0, max(self.rows(feature.table) - len(counts), 0)))
+
+    def vectors(self, domain: str) -> "npt.NDArray[Any] | None":
+        """Return the vectors that a domain's values begin with, [values, dim] float32; None where it says none."""
+        return self.fitted.vectors.get(domain) if self.domains[domain].pretrained is not None else None
 
     def takes_missing(self, feature: Feature) -> bool:
         """Tell whether a missing value of a feature is something to the model, and not an error."""

@@ -1,13 +1,13 @@
 """Which features make which tower."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from schemaflow.errors import SchemaError
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.tags import SIDES, Tags
 
-__all__ = ["Sides", "belongs", "same_side", "sides_of"]
+__all__ = ["Sides", "belongs", "same_side", "sides_of", "towers_of"]
 
 
 @dataclass(frozen=True)
@@ -38,32 +38,74 @@ def sides_of(schema: Iterable[Feature], query_tag: Tags | str = Tags.USER, item_
         >>> [feature.name for feature in sides_of(Schema.from_yaml("schemas/movielens_100k.yaml")).item]
         ['movie_id', 'movie_title', 'year', 'genres']
     """
+    sides, problems = towers_of(tuple(schema), query_tag, item_tag)
+    if sides is None:
+        raise SchemaError(*(problem for _, problem in problems))
+    return sides
+
+
+def towers_of(
+    schema: Sequence[Feature],
+    query_tag: Tags | str = Tags.USER,
+    item_tag: Tags | str = Tags.ITEM,
+    whole: bool = True,
+) -> tuple[Sides | None, list[tuple[str | None, str]]]:
+    """Return the features of each tower, or what is wrong with them: a feature's name, where it is one's, and the problem.
+
+    Args:
+        schema: The features.
+        query_tag: Of the query tower.
+        item_tag: Of the item tower.
+        whole: Whether these are all features; of some alone, what is lacking is no problem.
+    """
     inputs = [feature for feature in schema if feature.kind != "value"]
     of_query = frozenset({Tags.CONTEXT, Tags.SESSION})
     query = tuple(it for it in inputs if it.has(query_tag) or (of_query.intersection(it.tags) and not it.has(item_tag)))
     item = tuple(it for it in inputs if it.has(item_tag))
-    problems = [
-        f"no feature is tagged {tag}, so the {tower} tower has no input; tag at least one categorical or continuous feature {tag}"
-        for tag, tower, features in ((query_tag, "query", query), (item_tag, "item", item))
-        if not features
-    ]
-    sides = (query_tag, item_tag, *SIDES)
-    problems += [
-        f'feature "{it.name}" is {it.kind} but on no side, so nothing would read it; tag it {query_tag}, {item_tag} or context'
-        for it in inputs
-        if not any(it.has(tag) for tag in sides)
-    ]
     ids = [it for it in item if it.has(Tags.ID)]
-    if item and len(ids) != 1:
-        found = " and ".join(f'"{it.name}"' for it in ids) or "none"
-        problems.append(f"expected one feature tagged {item_tag} and id, which tells the items apart; found {found}")
+    problems: list[tuple[str | None, str]] = []
+    if whole:
+        problems += [
+            (
+                None,
+                f"no feature is tagged {tag}, so the {tower} tower has no input; tag at least one categorical or continuous feature {tag}",
+            )
+            for tag, tower, features in ((query_tag, "query", query), (item_tag, "item", item))
+            if not features
+        ]
+        if item and not ids:
+            problems.append(
+                (None, f"expected one feature tagged {item_tag} and id, which tells the items apart; found none")
+            )
+    problems += [
+        (
+            it.name,
+            f'feature "{it.name}" is {it.kind} but on no side, so nothing would read it; tag it {query_tag}, {item_tag} or context',
+        )
+        for it in inputs
+        if not any(it.has(tag) for tag in (query_tag, item_tag, *SIDES))
+    ]
+    if len(ids) > 1:
+        found = " and ".join(f'"{it.name}"' for it in ids)
+        problems.append(
+            (
+                ids[1].name,
+                f"expected one feature tagged {item_tag} and id, which tells the items apart; found {found}",
+            )
+        )
+    users = [it for it in schema if it.has(Tags.USER_ID) and it.list is None]
+    if len(users) > 1:
+        names = " and ".join(f'"{it.name}"' for it in users)
+        problems.append(
+            (users[1].name, f"features {names} are both tagged user and id; leave it to the one that tells users apart")
+        )
     weights = [it for it in schema if it.has(Tags.WEIGHT) and it.kind == "value"]
     if len(weights) > 1:
         names = " and ".join(f'"{it.name}"' for it in weights)
-        problems.append(f"features {names} are both tagged weight; an interaction has one")
-    if problems:
-        raise SchemaError(*problems)
-    return Sides(query, item, ids[0], weights[0] if weights else None)
+        problems.append((weights[1].name, f"features {names} are both tagged weight; an interaction has one"))
+    if problems or not ids:
+        return None, problems
+    return Sides(query, item, ids[0], weights[0] if weights else None), problems
 
 
 def same_side(feature: Feature, key: Feature) -> bool:

@@ -189,12 +189,27 @@ def dump_flow(value: Any) -> str:
         '{dtype: string, tags: [user, id]}'
     """
     text = _dump(value, allow_unicode=True)
-    # PyYAML writes some breaks and blanks of Unicode plainly, and would read them back as spaces
     return text if text.isprintable() else _dump(value, allow_unicode=False)
 
 
 def _dump(value: Any, allow_unicode: bool) -> str:
-    text: str = yaml.safe_dump(
-        value, default_flow_style=True, sort_keys=False, allow_unicode=allow_unicode, width=10**6
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=allow_unicode, width=10**6
     )
     return text.removesuffix("...\n").strip()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what cannot be printed in double quotes, on one line: PyYAML writes some breaks and blanks plainly."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        """Return the node of a string."""
+        plain = text.isprintable()
+        return self.represent_scalar("tag:yaml.org,2002:str", text, None if plain else '"')
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write everything out: a document has no aliases."""
+        return True
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)

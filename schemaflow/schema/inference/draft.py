@@ -13,7 +13,7 @@ from schemaflow.schema.inference.hints import Hints, legal_name
 from schemaflow.schema.inference.lines import Line, lines_of, share_tables
 from schemaflow.schema.inference.roles import Roles, Table, find_roles, open_tables, possible_keys
 from schemaflow.schema.inference.sketch import SKETCH_SIZE
-from schemaflow.schema.inference.survey import survey
+from schemaflow.schema.inference.survey import percent, survey
 from schemaflow.schema.sources import TableLike
 from schemaflow.schema.tags import Tags
 from schemaflow.schema.yaml_text import dump_flow
@@ -138,6 +138,12 @@ def _problems(roles: Roles, lines: list[Line]) -> tuple[str, ...]:
     problems = [] if Tags.ITEM in roles.ids else [_lacking(Tags.ITEM, roles)]
     if not any(line.reason is None and query & set(line.spec["tags"]) for line in lines):
         problems.append(_lacking(Tags.USER, roles))
+    for side in (Tags.ITEM, Tags.USER):
+        profile = roles.table.columns.get(roles.ids.get(side, ""))
+        if profile is not None and profile.missing:
+            problems.append(
+                f"{profile.name} is missing in {percent(profile.missing / profile.rows)} of the rows: remove them, or fill it in"
+            )
     return tuple(f"{roles.table.shown}: {problem}" for problem in problems)
 
 

@@ -48,6 +48,12 @@ _BINARY = _set(
 _OUTCOME = _set(
     "price cost amount revenue quantity qty duration dwell spent total sale discount play view listen count completion"
 )
+_LATER = _set("next after future following")
+_KNOWN = _set(
+    "device country city region state hour weekday day dow month season holiday platform channel os browser language"
+    " locale campaign placement page query search keyword referrer referer source medium weather temperature app version"
+    " store market network screen position domain site"
+)
 _ACTION = _set("event action behavior behaviour")
 _TIME = _set("timestamp time ts date datetime created updated at epoch unix when day")
 _APART = _set("split fold partition subset index idx row rownum seq propensity")
@@ -121,6 +127,10 @@ class Hints:
             return self.side is other.side
         return bool(self._all & _HISTORY) and self.side in (None, other.side)
 
+    def is_another(self, other: "Hints") -> bool:
+        """Tell whether it may hold the values of another that is no id: `last_brand_code` those of `brand_id`."""
+        return bool(self._all - _ID - _HISTORY) and self._all - _ID - _HISTORY == other._all - _ID - _HISTORY
+
     @property
     def is_code(self) -> bool:
         """Whether a number of that name is a code, not an amount."""
@@ -144,9 +154,14 @@ class Hints:
     @property
     def is_outcome(self) -> bool:
         """Whether it comes with the choice of an item: what was done, what it cost, how long it was watched."""
-        if self.is_time:
-            return False
+        if self._all & _LATER:
+            return True
         return bool(self._all & _ACTION) or (bool(self._all & (_OUTCOME | _BINARY)) and not self.is_code)
+
+    @property
+    def is_known_when_asking(self) -> bool:
+        """Whether it is something that is known of a query before anything is chosen: `device`, `search_words`."""
+        return bool(self._all & _KNOWN) and not self.is_outcome
 
     @property
     def is_time(self) -> bool:

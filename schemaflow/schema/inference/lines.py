@@ -1,6 +1,5 @@
 """What each column becomes: a line of the draft, with what was found in it, or why it is left out."""
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +24,9 @@ TEXT = 2.0
 
 OVERLAP = 0.9
 """The share of a column's values that another holds too from which they may share an embedding table."""
+
+_FLOAT32 = 3.4e38
+"""What float32 holds."""
 
 _WIDTHS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64"]
 
@@ -80,7 +82,11 @@ def lines_of(roles: Roles) -> dict[str, list[Line]]:
         clashing = [line for line in lines if line.column in taken]
         _weigh([line for line in lines if line not in clashing])
         for line in lines:
-            if line in clashing:
+            of_row = _value_line(own[line.column]) if line.column in own else None
+            if of_row is not None and of_row.reason is None and line.column not in taken:
+                word = of_row.spec["tags"][0]
+                line.reason = f"the interactions have a column of that name, their {word}: rename one of them"
+            elif line in clashing:
                 line.reason = "another table has a column of that name too: rename one of them"
             elif line.column in own:
                 _widen(line, own.pop(line.column))
@@ -91,12 +97,23 @@ def lines_of(roles: Roles) -> dict[str, list[Line]]:
         rows = table.columns[roles.ids[side]].distinct if side in roles.ids else table.rows
         line = (_value_line(profile) if side is Tags.CONTEXT else None) or _input_line(profile, side, rows)
         line.found += note
+        if side is Tags.CONTEXT and line.reason is None and _may_come_later(line):
+            line.reason = (
+                f"is neither the user's nor the item's: take the # away if it is known when one asks; {line.found}"
+            )
         parts.add(side, line)
     for tag in (Tags.TIME, Tags.WEIGHT, Tags.POSITION):
         alike = [it for it in parts.by_heading["interactions"] if it.spec.get("tags") == [tag] and it.reason is None]
         for line in alike[1:]:
             line.reason = f"{alike[0].column} is the {tag} already; {line.found}"
     return parts.by_heading
+
+
+def _may_come_later(line: Line) -> bool:
+    """Tell whether a column of the interactions may be known only once an item is chosen, for all that its name says."""
+    inputs = not {Tags.TIME, Tags.WEIGHT, Tags.POSITION, Tags.TARGET} & set(line.spec["tags"])
+    is_history = Tags.SEQUENCE in line.spec["tags"] and not Hints(line.column).is_outcome
+    return inputs and not is_history and not Hints(line.column).is_known_when_asking
 
 
 def _determined(column: str, roles: Roles) -> tuple[Tags, str]:
@@ -127,7 +144,12 @@ def _id_line(profile: Profile, side: Tags) -> Line:
     spec: dict[str, Any] = {"dtype": profile.dtype, "tags": [side.value, Tags.ID.value]}
     if side is not Tags.SESSION:  # that of a session only tells queries apart
         spec["vocabulary"] = "learned"
-    hint = ": remove those rows, an item must be known" if side is Tags.ITEM and profile.missing else ""
+    known = side in (Tags.USER, Tags.ITEM)
+    hint = (
+        f": remove those rows, {'an item' if side is Tags.ITEM else 'a user'} must be known"
+        if known and profile.missing
+        else ""
+    )
     return Line(profile, spec, profile.summary + hint)
 
 
@@ -199,6 +221,8 @@ def _input_line(profile: Profile, side: Tags, rows: int) -> Line:
         side: Its tower's.
         rows: How many users, items or interactions there are: what a near-unique value would tell apart.
     """
+    if profile.unreadable is not None:
+        return Line(profile, {}, "", f"holds {profile.type}, and cannot be read: {profile.unreadable}")
     if profile.dtype is None:
         return Line(profile, {}, "", f"holds {profile.type}, which no feature reads")
     if profile.is_list:
@@ -226,6 +250,8 @@ def _list_line(profile: Profile, side: Tags) -> Line:
         if profile.missing:
             spec["missing"] = {"value": 0}
         reason = None if profile.shortest == profile.longest else f"a dense vector has one length; {profile.summary}"
+        if profile.present and max(-profile.low, profile.high) > _FLOAT32:
+            reason = f"holds values beyond float32; {profile.summary}"
         return Line(profile, spec, profile.summary, reason)
     history = Hints(profile.name).names_the_values_of(Hints("item_id")) and side is not Tags.ITEM
     tags = _tags(side, Tags.SEQUENCE if history else Tags.CATEGORICAL)
@@ -239,8 +265,8 @@ def _number_line(profile: Profile, side: Tags) -> Line:
     line = Line(profile, spec, profile.summary)
     if Hints(profile.name).is_id:
         line.reason = f"holds {profile.type}, which rounds ids: write it as integers or strings"
-    elif profile.present and (math.isinf(profile.low) or math.isinf(profile.high)):
-        line.reason = f"holds infinite values; {line.found}"
+    elif profile.present and max(-profile.low, profile.high) > _FLOAT32:
+        line.reason = f"holds values beyond float32; {line.found}"
     return line
 
 
@@ -333,5 +359,5 @@ def _shares(line: Line, root: Line, is_id: bool) -> bool:
     if one.distinct < 5 or max(share_in(one, other), share_in(other, one)) < OVERLAP:
         return False
     if one.digits and other.digits:  # numbers overlap by chance: the names must agree
-        return hints.names_the_values_of(of_root) if is_id else hints.words[-1:] == of_root.words[-1:]
+        return hints.names_the_values_of(of_root) if is_id else hints.is_another(of_root)
     return True

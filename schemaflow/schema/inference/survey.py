@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from schemaflow.errors import DataError
 from schemaflow.schema.columns import Column, list_kinds, read_column
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.inference.sketch import NULL, Dependence, Sketch, hash_lists, hash_values
 from schemaflow.schema.options import ListOptions, TimeOptions
-from schemaflow.schema.sources import Source
+from schemaflow.schema.sources import Piece, Source
 from schemaflow.schema.tags import Tags
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Profile:
         shortest: The length of the shortest list that is not empty.
         longest: The length of the longest list.
         lengths: A checksum of the lengths of all lists.
+        unreadable: Why training could not read it, where that is so.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Profile:
     shortest: int = 0
     longest: int = 0
     lengths: int = 0
+    unreadable: str | None = None
 
     @property
     def feature(self) -> Feature:
@@ -205,13 +208,29 @@ def survey(source: Source, keys: Sequence[str], read: Callable[[int], None] = la
     watched = tuple(it.name for it in readable)
     dependences = {key: Dependence(len(watched)) for key in keys if key in watched}
     for piece in source.batches(watched):
-        hashes = {it.name: it.add(read_column(it.feature, piece)) for it in readable}
+        hashes = {it.name: _add(it, piece) for it in readable}
         if dependences:
             matrix = np.stack(list(hashes.values()), axis=1)  # [rows, columns]
             for key, dependence in dependences.items():
                 dependence.add(hashes[key], matrix)
         read(piece.table.num_rows)
+    for it in readable:
+        it.dtype = None if it.unreadable else it.dtype
     return Survey(source, profiles, dependences, watched)
+
+
+def _add(profile: Profile, piece: Piece) -> "npt.NDArray[Any]":
+    """Take some rows of a column in; one that cannot be read is left out of the draft, and does not keep the others from it."""
+    import numpy as np
+
+    nothing = np.full(piece.table.num_rows, NULL, np.uint64)
+    if profile.unreadable is not None:
+        return nothing
+    try:
+        return profile.add(read_column(profile.feature, piece))
+    except DataError as reason:
+        profile.unreadable = reason.problems[0].rpartition(": ")[2]
+        return nothing
 
 
 def percent(share: float) -> str:

@@ -429,3 +429,15 @@ def test_every_run_key_has_its_default_in_the_code() -> None:
     options = config.embedding_options.options()
     assert options == sf.EmbeddingOptions()
     assert json.loads(config.model_dump_json(by_alias=True))["schema"] == "s.yaml"
+
+
+def test_the_interactions_may_be_named_themselves(workplace: Path) -> None:
+    events = workplace / "data" / "interactions.parquet"
+    events.rename(workplace / "data" / "clicks.parquet")
+    checked = schemaflow("validate", "data/schema.yaml", "--data", "data/clicks.parquet", cwd=workplace)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    lost = schemaflow("validate", "data/schema.yaml", "--data", "data", cwd=workplace)
+    assert lost.returncode == 1
+    assert "or with --data the file of the interactions itself" in lost.stderr
+    done = schemaflow("train", "data/schema.yaml", "--data", "data/clicks.parquet", "--epochs", 1, cwd=workplace)
+    assert done.returncode == 0, done.stderr

@@ -624,3 +624,38 @@ def test_what_the_graph_refuses_is_one_line_from_the_recommender(shop: tuple[Pat
             recommender.recommend({**good, name: values})
         assert len(caught.value.problems) == 1
         assert "\n" not in caught.value.problems[0]
+
+
+def test_vectors_that_the_schema_no_longer_names_are_not_used(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"k": ["a", "b"], "v": [[1.0, 2.0], [3.0, 4.0]]}), tmp_path / "v.parquet")
+    pq.write_table(pa.table({"user": ["u"], "item": ["a"]}), tmp_path / "events.parquet")
+    item = {**ITEM, "embedding": {"pretrained": {"file": "v.parquet", "key": "k", "vector": "v"}}}
+    schema_of(user=USER, item=item).fit(tmp_path / "events.parquet").to_yaml(tmp_path / "shop.yaml")
+    text = (tmp_path / "shop.yaml").read_text(encoding="utf-8")
+    start = text.index("embedding: {pretrained")
+    edited = text[:start] + "embedding: {dim: 9, initializer: zeros}}\n"
+    (tmp_path / "shop.yaml").write_text(edited, encoding="utf-8")
+    schema = sf.Schema.from_yaml(tmp_path / "shop.yaml")
+    table = build_tables(schema, sf.EmbeddingOptions())["item"].embeddings.numpy()
+    assert table.shape == (5, 9)
+    assert (table == 0).all()
+
+
+def test_numbers_that_were_all_alike_cannot_be_normalised_later(tmp_path: Path) -> None:
+    schema_of(x=number(missing="mean")).fit({"x": [2.0, 2.0]}).to_yaml(tmp_path / "shop.yaml")
+    text = (
+        (tmp_path / "shop.yaml")
+        .read_text(encoding="utf-8")
+        .replace("missing: mean", "normalize: standard, missing: mean")
+    )
+    (tmp_path / "shop.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(SchemaError, match='feature "x" is 2 in every row, so it cannot be normalised'):
+        sf.Schema.from_yaml(tmp_path / "shop.yaml")
+    with pytest.raises(DataError, match="hardly differs from row to row, so it cannot be normalised"):
+        encoded(number(normalize="min-max"), [0.0, 5e-324])
+
+
+def test_text_that_is_none_is_told() -> None:
+    broken = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
+    with pytest.raises(DataError, match='the column "x" of feature "x" is no UTF-8 text'):
+        encoded(word(hash=3), broken)

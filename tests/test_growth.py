@@ -506,3 +506,21 @@ def test_a_grown_model_is_saved_loaded_exported_evaluated_and_grown_again(plante
     assert loaded.schema.rows("item") == grown.schema.rows("item") + 1
     assert np.array_equal(loaded.candidate_embeddings(catalogue), grown.candidate_embeddings(catalogue))
     assert np.isfinite(train_on(loaded, news)).all()
+
+
+def test_a_side_table_that_does_not_fit_is_our_own_error() -> None:
+    with pytest.raises(DataError, match='row 1: feature "price" is missing'):
+        trained().grow(WIDER, {**NEW_ITEMS, "item": ["a", "y"], "price": [1.0, None]})
+
+
+def test_what_was_frozen_by_hand_stays_so() -> None:
+    model = trained()
+    table = model.item_tower.encoder.encoders["item"].table
+    table.trainable = False
+    model.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=True)
+    model.fit(EVENTS, batch_size=4, verbose=0)
+    grown = model.grow(WIDER)
+    assert len(grown.trainable_variables) == len(model.trainable_variables)
+    before = grown.item_tower.encoder.encoders["item"].table.embeddings.numpy()
+    train_on(grown)
+    assert np.array_equal(grown.item_tower.encoder.encoders["item"].table.embeddings.numpy(), before)

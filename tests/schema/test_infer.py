@@ -598,3 +598,58 @@ def test_generated_data_trains_from_its_draft(data: Any, tmp_path: Path) -> None
     config = RunConfig.from_yaml(tmp_path / "draft.yaml").model_copy(update={"epochs": 1})
     run = train(config, data=data.folder)
     assert run.report.protocol["candidates"] == 60
+
+
+def test_what_may_be_known_only_after_the_choice_is_no_input() -> None:
+    rng = np.random.default_rng(5)
+    later = (
+        "watch_time",
+        "completed",
+        "progress",
+        "review_text",
+        "order_id",
+        "payment_type",
+        "next_item_id",
+        "helpful_votes",
+    )
+    known = {"device": rng.integers(0, 3, ROWS), "search_words": rng.integers(0, 5, ROWS)}
+    table = {**interactions(), **{name: rng.integers(0, 40, ROWS) for name in later}, **known}
+    assert set(Schema.infer(table).column_names) == {"user_id", "item_id", *known}
+    text = draft(table).text
+    assert all(left_out(text, name) for name in later)
+    assert "take the # away if it is known when one asks" in left_out(text, "payment_type")
+
+
+def test_columns_of_one_name_in_two_tables_may_be_two_things(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    folder = write(
+        tmp_path,
+        interactions={**interactions(), "rating": rng.integers(1, 6, ROWS)},
+        items={"item_id": np.arange(1, ITEMS + 1), "rating": rng.integers(0, 5, ITEMS), "city_id": np.arange(ITEMS) % 20,
+               "brand_id": np.arange(ITEMS) % 19},
+    )  # fmt: skip
+    schema = Schema.infer(folder)
+    assert [tag.value for tag in schema["rating"].tags] == ["target", "regression"]
+    assert "the interactions have a column of that name, their target" in draft(folder).text
+    assert schema["city_id"].table != schema["brand_id"].table  # numbers overlap by chance
+
+
+def test_a_column_that_cannot_be_read_does_not_keep_the_others_from_the_draft() -> None:
+    large = pa.array([2**63 + it for it in range(ROWS)], pa.uint64())
+    vectors = pa.array([[1e300, 1.0]] * ROWS)
+    drafted = draft(
+        {**interactions(), "user_hash": large, "user_vector": vectors, "user_height": [1e300, 2.0] * (ROWS // 2)}
+    )
+    assert drafted.problems == ()
+    assert "and cannot be read" in left_out(drafted.text, "user_hash")
+    assert left_out(drafted.text, "user_vector").startswith("holds values beyond float32")
+    assert left_out(drafted.text, "user_height").startswith("holds values beyond float32")
+
+
+def test_rows_without_a_user_are_told() -> None:
+    table = interactions()
+    table["user_id"][0] = None
+    (problem,) = draft(table).problems
+    assert re.fullmatch(
+        r"the table in memory: user_id is missing in 0\.0\d+ % of the rows: remove them, or fill it in", problem
+    )

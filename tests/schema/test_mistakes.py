@@ -332,3 +332,42 @@ def test_libyaml_and_pyyaml_read_alike(text: str) -> None:
             results.append((repr(parsed.data), parsed.error(SchemaError).problems))
     if not any("not valid YAML" in str(problems) for _, problems in results):  # libyaml lets some odd words pass: f? g
         assert results[0] == results[1]
+
+
+def test_mistakes_of_the_towers_are_told_with_the_others_at_their_lines(tmp_path: Path) -> None:
+    from schemaflow.schema.grammar import read_parts
+
+    path = tmp_path / "shop.yaml"
+    path.write_text(
+        "version: 1\nfeatures:\n"
+        "  i: {dtype: int64, tags: [item, id], cardinality: 9}\n"
+        "  j: {dtype: int64, tags: [item, id], cardinality: 9}\n"
+        "  w: {dtype: float32, tags: [weight]}\n"
+        "  v: {dtype: float32, tags: [weight]}\n"
+        "  x: {dtype: strng, tags: [user]}\n"
+        "  z: {dtype: string, hash: 3}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(SchemaError) as caught:
+        read_parts(path, towers=True)
+    found = [problem.removeprefix(f"{path}:") for problem in caught.value.problems]
+    assert [it.split(": ")[0] for it in found] == ["4:3", "6:3", "7:7", "8:3"]
+    assert found[0].endswith('expected one feature tagged item and id, which tells the items apart; found "i" and "j"')
+    assert found[1].endswith('features "w" and "v" are both tagged weight; an interaction has one')
+    assert found[3].endswith(
+        'feature "z" is categorical but on no side, so nothing would read it; tag it user, item or context'
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("  a: {dtype: string, tags: [item, id], hash: 9999999999}", "hash"),
+        ("  a: {dtype: int64, tags: [item, id], cardinality: 99999999999}", "cardinality"),
+        ("  a: {dtype: string, tags: [target]}", "is tagged target but has dtype string; a target is a number"),
+        ("  a: {dtype: int8, tags: [target, position]}", "is tagged both target and position; keep one"),
+    ],
+)
+def test_more_than_can_be(line: str, expected: str, tmp_path: Path) -> None:
+    (problem,) = problems_of(f"{HEAD}{line}\n", tmp_path)
+    assert expected in problem

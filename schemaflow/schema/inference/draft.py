@@ -72,7 +72,7 @@ def _write(name: str | None, roles: Roles) -> Draft:
     table, parts = roles.table, lines_of(roles)
     lines = [line for part in parts.values() for line in part]
     names: dict[int, str] = {}
-    for line in lines:
+    for line in sorted(lines, key=lambda it: it.reason is not None):  # those that stay have the first choice
         names[id(line)] = legal_name(line.column, names.values())
         if names[id(line)] != line.column:
             line.spec["column"] = line.column

@@ -14,9 +14,9 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.findings import Finding, Findings
 from schemaflow.schema.fitting import Numbers, vectors_of, vocabulary_of
 from schemaflow.schema.numbers import normalized, numbers_of
+from schemaflow.schema.plan import Plan, Table
 from schemaflow.schema.sides import Sides, sides_of
 from schemaflow.schema.sources import Piece, TableLike
-from schemaflow.schema.tables import Plan, Table
 from schemaflow.schema.tags import Tags
 
 if TYPE_CHECKING:

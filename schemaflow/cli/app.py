@@ -300,7 +300,6 @@ def _scalar(feature: "Feature", value: str) -> Any:
 def main() -> None:
     """Run a command; a mistake of the user's ends in one line for each, without a traceback, and exit code 1."""
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # to look for some reads every package's metadata
-    gc.set_threshold(100_000)  # imports make objects that stay: to look for garbage among them is a sixth of a start
     try:
         app()
     except BrokenPipeError:  # `schemaflow … | head` has read enough

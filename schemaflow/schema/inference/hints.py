@@ -63,8 +63,8 @@ def words_of(name: str) -> tuple[str, ...]:
     """Return the words of a name, in small letters and the singular.
 
     Example:
-        >>> words_of("userID"), words_of("target_item_ids"), words_of("Release Dates")
-        (('user', 'id'), ('target', 'item', 'id'), ('release', 'date'))
+        >>> words_of("userID"), words_of("target_item_ids"), words_of("Release Dates"), words_of("news_id")
+        (('user', 'id'), ('target', 'item', 'id'), ('release', 'date'), ('news', 'id'))
     """
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = re.findall(r"[^\W_]+", parted.casefold())
@@ -74,7 +74,11 @@ def words_of(name: str) -> tuple[str, ...]:
 def _singular(word: str) -> str:
     if len(word) > 4 and word.endswith("ies") and word not in ("movies", "series"):
         return word[:-3] + "y"
-    return word[:-1] if len(word) > 2 and word.endswith("s") and not word.endswith(("ss", "us", "is", "as")) else word
+    return (
+        word[:-1]
+        if len(word) > 2 and word != "news" and word.endswith("s") and not word.endswith(("ss", "us", "is", "as"))
+        else word
+    )
 
 
 def _apart(word: str) -> tuple[str, ...]:

@@ -27,6 +27,15 @@ class Document(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True, json_schema_extra=describe)
 
+    @classmethod
+    def model_rebuild(cls, **options: Any) -> bool | None:
+        """Build what was put off until its first use.
+
+        Without a look into the caller's frame for names, of which annotations here have none: it would be one of a
+        comprehension at times, and reading its locals crashes Python 3.13.0.
+        """
+        return super().model_rebuild(**{**options, "_parent_namespace_depth": 0})
+
 
 def _exactly_an_integer(value: Any) -> Any:
     """Take 1, and neither true nor 1.0, which are equal to it."""

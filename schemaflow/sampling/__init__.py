@@ -1,0 +1,5 @@
+"""Where the negatives of a batch come from, and how likely each was to come."""
+
+from schemaflow.sampling.samplers import Candidates, InBatchSampler, Sampler
+
+__all__ = ["Candidates", "InBatchSampler", "Sampler"]

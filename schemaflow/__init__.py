@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from schemaflow.layers.mlp import MLPBlock as MLPBlock
     from schemaflow.layers.norm import L2Norm as L2Norm
     from schemaflow.models import TwoTowerModel as TwoTowerModel
+    from schemaflow.sampling import CachedCrossBatchSampler as CachedCrossBatchSampler
     from schemaflow.sampling import InBatchSampler as InBatchSampler
+    from schemaflow.sampling import PopularityBasedSampler as PopularityBasedSampler
+    from schemaflow.sampling import UniformSampler as UniformSampler
     from schemaflow.schema import Feature as Feature
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
@@ -28,12 +31,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BruteForce": "schemaflow.index",
+    "CachedCrossBatchSampler": "schemaflow.sampling",
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
     "Feature": "schemaflow.schema",
     "InBatchSampler": "schemaflow.sampling",
     "L2Norm": "schemaflow.layers.norm",
     "MLPBlock": "schemaflow.layers.mlp",
+    "PopularityBasedSampler": "schemaflow.sampling",
     "Recommender": "schemaflow.export",
     "Report": "schemaflow.evaluation",
     "RetrievalTask": "schemaflow.tasks.retrieval",
@@ -42,6 +47,7 @@ _HOMES = {
     "SchemaFlowError": "schemaflow.errors",
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
+    "UniformSampler": "schemaflow.sampling",
     "datasets": "schemaflow.datasets",
     "evaluate": "schemaflow.evaluation",
     "read_parquet": "schemaflow.data.dataset",
@@ -49,12 +55,14 @@ _HOMES = {
 
 __all__ = [
     "BruteForce",
+    "CachedCrossBatchSampler",
     "EmbeddingOptions",
     "EmbeddingTable",
     "Feature",
     "InBatchSampler",
     "L2Norm",
     "MLPBlock",
+    "PopularityBasedSampler",
     "Recommender",
     "Report",
     "RetrievalTask",
@@ -63,6 +71,7 @@ __all__ = [
     "SchemaFlowError",
     "Tags",
     "TwoTowerModel",
+    "UniformSampler",
     "datasets",
     "evaluate",
     "read_parquet",

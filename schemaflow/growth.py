@@ -32,7 +32,7 @@ from schemaflow.schema.sources import Source, TableLike, open_source
 from schemaflow.schema.tags import Tags
 from schemaflow.towers import Tower
 
-__all__ = ["carry_over", "keep_frozen", "keep_widths", "refuse_breaks", "ridge"]
+__all__ = ["Held", "carry_over", "keep_frozen", "keep_widths", "refuse_breaks", "ridge"]
 
 Array = npt.NDArray[Any]
 
@@ -41,6 +41,21 @@ BATCH_SIZE = 8192
 
 PENALTIES = np.logspace(-4, 3, 15)
 """What the ridge regression chooses its penalty from, for each row that it learns from."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A layer that holds what was seen of the data, such as frequencies or the catalogue.
+
+    Args:
+        old: In the old model, if it has one.
+        new: In the new model.
+        kept: Whether the new one begins with what the old one holds; else it holds newer data.
+    """
+
+    old: keras.layers.Layer | None
+    new: keras.layers.Layer | None
+    kept: bool = True
 
 
 def refuse_breaks(old: Schema, new: Schema) -> None:
@@ -58,10 +73,10 @@ def keep_widths(options: EmbeddingOptions, towers: Sequence[Tower]) -> Embedding
     return replace(options, embedding_dims=widths)
 
 
-def keep_frozen(old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower, Tower]]) -> None:
+def keep_frozen(old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower, Tower]], held: Sequence[Held] = ()) -> None:
     """Let training change in a new model what it changes in the old one, whatever was frozen by hand since it was made.
 
-    A table that the new schema freezes or thaws is as that says.
+    A table that the new schema freezes or thaws is as that says. The other arguments are those of `carry_over`.
     """
     said = {
         id(table.embeddings)
@@ -69,7 +84,7 @@ def keep_frozen(old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower
         for name, table in _tables(now).items()
         if _trainable(was.schema, name) != _trainable(now.schema, name)
     }
-    for it, other in zip(_rest(old, set()), _rest(new, set()), strict=True):
+    for it, other in zip(_rest(old, _of(it.old for it in held)), _rest(new, _of(it.new for it in held)), strict=True):
         if id(other) not in said:
             other.trainable = it.trainable
 
@@ -82,7 +97,11 @@ def _trainable(schema: Schema, name: str) -> bool:
 
 
 def carry_over(
-    old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower, Tower]], sides: Sequence[TableLike]
+    old: keras.Model,
+    new: keras.Model,
+    towers: Sequence[tuple[Tower, Tower]],
+    sides: Sequence[TableLike],
+    held: Sequence[Held] = (),
 ) -> None:
     """Give a model all that an older one has learned: weights, the optimizer's slots, the state of random generators.
 
@@ -91,6 +110,7 @@ def carry_over(
         new: The model of the new schema, with the same arguments, compiled where the old one is.
         towers: The old tower and the new one, for each side.
         sides: Tables of new and known ids with their side features.
+        held: Layers that hold data, and not what was learned of it.
 
     Raises:
         DataError: A side table has no id, no side feature, no id that was trained, or an id twice.
@@ -98,16 +118,30 @@ def carry_over(
     """
     grown = {id(it.new): it for before, after in towers for it in _grown_tables(before, after)}
     _assign_rest(
-        _rest(old, {id(it.old.embeddings) for it in grown.values()}),
-        _rest(new, {id(it.new.embeddings) for it in grown.values()}),
+        _rest(old, {id(it.old.embeddings) for it in grown.values()} | _of(it.old for it in held)),
+        _rest(new, {id(it.new.embeddings) for it in grown.values()} | _of(it.new for it in held)),
         "the model",
     )
+    for it in held:
+        if it.kept and it.old is not None and it.new is not None:
+            _begin_with(it.old, it.new)
     for it in grown.values():
         it.new.embeddings.assign(it.start)
     for table in sides:
         _start_from_sides(open_source(table), towers, grown)
     if old.compiled and old.optimizer is not None:
         _carry_optimizer(old, new, list(grown.values()))
+
+
+def _begin_with(before: keras.layers.Layer, after: keras.layers.Layer) -> None:
+    for it, other in zip(before.variables, after.variables, strict=True):
+        values = other.numpy()
+        values[tuple(slice(size) for size in it.shape)] = it.numpy()
+        other.assign(values)
+
+
+def _of(layers: Iterable[keras.layers.Layer | None]) -> set[int]:
+    return {id(it) for layer in layers if layer is not None for it in layer.variables}
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-__all__ = ["accidental_hits", "corrected_logits", "first_occurrences", "inclusion_probability"]
+__all__ = ["accidental_hits", "corrected_logits", "first_occurrences", "inclusion_probability", "listed"]
 
 
 def inclusion_probability(probability: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -54,6 +54,31 @@ def accidental_hits(positive_ids: tf.Tensor, candidate_ids: tf.Tensor) -> tf.Ten
     """
     same = positive_ids[:, tf.newaxis] == candidate_ids[tf.newaxis, :]  # [q, c]
     return same & ~tf.eye(tf.shape(positive_ids)[0], tf.shape(candidate_ids)[0], dtype=tf.bool)
+
+
+def listed(lists: tf.RaggedTensor, ids: tf.Tensor) -> tf.Tensor:
+    """Return True where a row's list holds a column's id, [b, c] bool.
+
+    The cost is that of the lists' values and of the answer, not of their product.
+
+    Args:
+        lists: [b, None] int64.
+        ids: Of the columns, [c] int64, c >= 1.
+
+    Example:
+        >>> listed(tf.ragged.constant([[7, 2], []], dtype=tf.int64), tf.constant([5, 7, 7], tf.int64)).numpy().tolist()
+        [[False, True, True], [False, False, False]]
+    """
+    order = tf.argsort(ids, stable=True)
+    ordered = tf.gather(ids, order)
+    last = tf.shape(ids)[0] - 1
+    place = tf.minimum(tf.searchsorted(ordered, lists.values), last)  # [n]: of the first column with that id
+    there = tf.gather(ordered, place) == lists.values
+    row = tf.boolean_mask(tf.cast(lists.value_rowids(), tf.int32), there)
+    cells = tf.stack([row, tf.boolean_mask(tf.gather(order, place), there)], axis=1)  # [found, 2]
+    shape = tf.stack([tf.cast(lists.nrows(), tf.int32), last + 1])
+    first = tf.tensor_scatter_nd_update(tf.zeros(shape, tf.bool), cells, tf.ones_like(cells[:, 0], tf.bool))
+    return tf.gather(first, tf.gather(order, tf.searchsorted(ordered, ids)), axis=1)
 
 
 def corrected_logits(

@@ -12,25 +12,37 @@ import tensorflow as tf
 from schemaflow.data.dataset import data_errors, read_parquet
 from schemaflow.data.encode import Array
 from schemaflow.data.join import read_ids, refuse_repeated
-from schemaflow.errors import ConfigError, DataError, SchemaError, suggest
+from schemaflow.errors import ConfigError, DataError, suggest
 from schemaflow.export import Recommender, export
+from schemaflow.features.catalogue import ItemCatalogue, read_catalogue
 from schemaflow.features.encoders import build_tables, options_config, options_from_config
 from schemaflow.features.kinds import Tensors
+from schemaflow.features.known import KnownPositives, history_named, read_known_positives, user_id
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
-from schemaflow.growth import carry_over, keep_frozen, keep_widths, refuse_breaks
+from schemaflow.growth import Held, carry_over, keep_frozen, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce
 from schemaflow.layers.norm import L2Norm
+from schemaflow.negatives import Negatives, correction_of, samplers_of
 from schemaflow.registry import register
-from schemaflow.sampling import InBatchSampler, Sampler
+from schemaflow.sampling import Sampler, StreamingFrequency
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import TableLike, open_source
 from schemaflow.schema.tags import Tags, parse_tag
-from schemaflow.tasks.retrieval import RetrievalTask
+from schemaflow.tasks import RetrievalTask, TargetTask, refuse_twins
 from schemaflow.towers import Tower, fresh_copy
 
 __all__ = ["TwoTowerModel"]
+
+Task = RetrievalTask | TargetTask
+"""What `prediction_tasks` holds."""
+
+L2_TEMPERATURE = 0.07
+"""Where a learned temperature begins for vectors of length one, whose scores end at 1."""
+
+EMBED_ROWS = 4096
+"""Rows that become vectors at a time."""
 
 BATCH_SIZE = 1024
 """Rows a batch where none is asked for: each is a negative of the others, so more than Keras's 32."""
@@ -52,16 +64,22 @@ class TwoTowerModel(keras.Model):
         item_tower_tag: The features with this tag enter the item tower.
         embedding_options: How wide the embedding tables are, and how they begin.
         post: A layer applied to the outputs of both towers.
-        prediction_tasks: A `RetrievalTask`, or a list with one; made from `loss` and `logits_temperature` if None.
-        logits_temperature: The scores are divided by it in the loss.
-        loss: The name of a registered loss.
-        samplers: Where the candidates of the loss come from: a list of one; `[InBatchSampler()]` if empty.
-        **kwargs: `correction`: "log_q" corrects the logits for each item's probability of being sampled, from the
-            schema's item counts; None does not. `l2_normalize`: both towers end in vectors of length one. `name`,
-            `dtype`: as for any Keras model.
+        prediction_tasks: A task or a list of them: at most one `RetrievalTask`, and tasks that predict targets of the
+            schema. A `RetrievalTask` made from `loss` and `logits_temperature` if None.
+        logits_temperature: The scores are divided by it in the loss; "learned" makes it a weight.
+        loss: The name of a registered loss, or such a loss.
+        samplers: Where the candidates of the loss come from, by name or as objects; `[InBatchSampler()]` if empty. An item
+            that several of them bring is one candidate.
+        **kwargs: `candidates`: the table of all items, for samplers and metrics that look beyond the batch; kept with the
+            model. Not needed where an item is its id alone. `correction`: "log_q" corrects the logits for each item's
+            probability of being sampled, by the schema's item counts, or without them by a `StreamingFrequency`, which
+            can be given itself; "exclude_positive" does not correct the positive, which is not sampled; None corrects
+            nothing. `known_positives`: interactions, or the name of a list feature of the query, whose items are no
+            negatives of their user. `l2_normalize`: both towers end in vectors of length one. `name`, `dtype`: as for any
+            Keras model.
 
     Raises:
-        SchemaError: The schema lacks a tower's features, an item id, vocabularies or item counts.
+        SchemaError: The schema lacks a tower's features, an item id, vocabularies or a task's target.
         ConfigError: Arguments contradict each other, or the towers' widths differ.
 
     A saved model is loaded by `keras.saving.load_model` once `schemaflow.models` is imported.
@@ -94,14 +112,15 @@ class TwoTowerModel(keras.Model):
         item_tower_tag: Tags | str = Tags.ITEM,
         embedding_options: EmbeddingOptions = EmbeddingOptions(),
         post: keras.layers.Layer | None = None,
-        prediction_tasks: RetrievalTask | Sequence[RetrievalTask] | None = None,
-        logits_temperature: float = 1.0,
-        loss: str = "categorical_crossentropy",
-        samplers: Sequence[Sampler] = (),
+        prediction_tasks: Task | Sequence[Task] | None = None,
+        logits_temperature: float | str = 1.0,
+        loss: Any = "categorical_crossentropy",
+        samplers: Sequence[Sampler | str] = (),
         **kwargs: Any,
     ) -> None:
-        correction, l2_normalize = kwargs.pop("correction", "log_q"), kwargs.pop("l2_normalize", False)
-        known = ("correction", "dtype", "l2_normalize", "name", "trainable")
+        correction, l2_normalize = correction_of(kwargs.pop("correction", "log_q")), kwargs.pop("l2_normalize", False)
+        candidates, known_positives = kwargs.pop("candidates", None), kwargs.pop("known_positives", None)
+        known = ("candidates", "correction", "dtype", "known_positives", "l2_normalize", "name", "trainable")
         if unknown := [name for name in kwargs if name not in known]:
             raise ConfigError(
                 *(
@@ -122,20 +141,12 @@ class TwoTowerModel(keras.Model):
         self._arguments = {
             "query_tower_tag": query_tower_tag.value,
             "item_tower_tag": item_tower_tag.value,
-            "logits_temperature": logits_temperature,
-            "loss": loss,
-            "correction": correction,
             "l2_normalize": l2_normalize,
         }
         self.schema = schema
         self.sides = sides
         self.embedding_options = embedding_options
         self.post = post
-        self.task = _one_task(prediction_tasks, logits_temperature, loss, samplers)
-        self._own_task = prediction_tasks is not None
-        self.sampler = _one_sampler(samplers)
-        self._own_sampler = bool(samplers)
-        self._share = _item_shares(schema, sides.item_id, correction)
         item_block = fresh_copy(query_tower) if item_tower is None else item_tower
         inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
         inputs.require_fitted()
@@ -150,6 +161,24 @@ class TwoTowerModel(keras.Model):
         }
         self.query_tower = Tower(schema, [it.name for it in sides.query], query_tower, name="query_tower", **shared)
         self.item_tower = Tower(schema, [it.name for it in sides.item], item_block, name="item_tower", **shared)
+        if self.query_tower.dim != self.item_tower.dim:
+            raise ConfigError(
+                f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
+                " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
+            )
+        if prediction_tasks is None:
+            start = L2_TEMPERATURE if l2_normalize and logits_temperature == "learned" else 1.0
+            tasks: list[Task] = [
+                RetrievalTask(loss=loss, temperature=logits_temperature, initial_temperature=start)
+            ]
+        elif logits_temperature != 1.0 or loss != "categorical_crossentropy":
+            raise ConfigError(
+                "loss and logits_temperature configure the default RetrievalTask; with prediction_tasks, set them in a RetrievalTask there"
+            )
+        else:
+            tasks = [prediction_tasks] if isinstance(prediction_tasks, Task) else list(prediction_tasks)
+        self._add_tasks(tasks)
+        self._add_negatives(samplers_of(samplers), correction, candidates, known_positives)
         # traced once for each side; a lambda in the loop would be traced at each call
         self._encode_query = tf.function(
             lambda batch: tf.cast(self.query_tower(batch), tf.float32), reduce_retracing=True
@@ -157,12 +186,53 @@ class TwoTowerModel(keras.Model):
         self._encode_candidate = tf.function(
             lambda batch: tf.cast(self.item_tower(batch), tf.float32), reduce_retracing=True
         )
-        if self.query_tower.dim != self.item_tower.dim:
-            raise ConfigError(
-                f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
-                " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
-            )
         self.built = True
+
+    def _add_tasks(self, tasks: list["Task"]) -> None:
+        """Take the tasks, and the targets of those that have one."""
+        if not tasks or not all(isinstance(task, Task) for task in tasks):
+            raise ConfigError(f"prediction_tasks is {tasks!r}; expected a RetrievalTask, a RegressionTask, …, or a list")
+        retrieval = [task for task in tasks if isinstance(task, RetrievalTask)]
+        if len(retrieval) > 1:
+            raise ConfigError(f"prediction_tasks holds {len(retrieval)} RetrievalTasks; expected one at most")
+        self.tasks = tasks
+        self.retrieval = retrieval[0] if retrieval else None
+        self._predicted = [
+            (task, task.bind(self.schema)) for task in tasks if isinstance(task, TargetTask)
+        ]
+        refuse_twins([task for task, _ in self._predicted])
+        probe = tf.zeros((2, self.query_tower.dim))
+        for task, _ in self._predicted:
+            task(probe, probe)
+
+    def _add_negatives(
+        self, samplers: list[Sampler], correction: Any, candidates: Any, known_positives: Any
+    ) -> None:
+        """Take what the retrieval task is trained against."""
+        schema, sides = self.schema, self.sides
+        metrics = [] if self.retrieval is None else self.retrieval.factorized_metrics
+        tables = [metric.candidates for metric in metrics if metric.needs_encoding and metric.candidates is not None]
+        if candidates is not None and tables:
+            raise ConfigError("both the model and FactorizedTopK are given candidates; leave those of the metric out")
+        if len(tables) > 1:
+            raise ConfigError("several FactorizedTopK are given candidates; pass candidates= to the model instead")
+        table = tables[0] if tables else candidates
+        wanted = any(sampler.needs_catalogue for sampler in samplers) or any(it.needs_encoding for it in metrics)
+        self.catalogue: ItemCatalogue | None = None
+        if isinstance(table, ItemCatalogue):
+            self.catalogue = table
+        elif wanted or table is not None:
+            self.catalogue = read_catalogue(table, schema, sides)
+        self.known_in = history_named(known_positives, sides)
+        self.known_positives: KnownPositives | None = None
+        if isinstance(known_positives, KnownPositives):
+            self.known_positives = known_positives
+        elif known_positives is not None and self.known_in is None:
+            self.known_positives = read_known_positives(known_positives, schema, sides)
+        self.correction = correction
+        self.negatives = Negatives(
+            schema, sides, samplers, correction, self.catalogue, self.query_tower.dim, name="negatives"
+        )
 
     # -- Keras's hooks --------------------------------------------------------------------------------------------
 
@@ -174,35 +244,83 @@ class TwoTowerModel(keras.Model):
             training: Reaches the towers' layers through Keras.
         """
         query, candidate = self.query_tower(inputs), self.item_tower(inputs)
-        return {"query": query, "candidate": candidate, "score": tf.reduce_sum(query * candidate, axis=-1)}
+        outputs = {"query": query, "candidate": candidate, "score": tf.reduce_sum(query * candidate, axis=-1)}
+        if not training:  # where the loss asks the tasks itself, once
+            outputs |= {task.name: task(query, candidate) for task, _ in self._predicted}
+        return outputs
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
-        """Return the task's loss and the regularization's."""
-        ids = self.item_tower.encoder.rows(self.sides.item_id.name, x)  # [batch]
-        share = None if self._share is None else tf.gather(self._share, ids)  # [batch]
-        candidates = self.sampler.sample(y_pred["candidate"], ids, share)
-        loss = self.task(
-            y_pred["query"],
-            candidates.embeddings,
-            sample_weight=self._weights(x, sample_weight),
-            candidate_sampling_probability=candidates.probability,
-            candidate_ids=candidates.ids,
-            score_mask=~candidates.repeated[tf.newaxis, :],  # [1, c]
+        """Return the tasks' losses by their weights, and the regularization's."""
+        weights = self._weights(x, sample_weight)
+        pair = y_pred["query"], y_pred["candidate"]
+        losses = [
+            task.loss_weight * task.compute(self._column(target, x), *pair, sample_weight=weights, training=training)
+            for task, target in self._predicted
+        ]
+        # taken before the item tower sees other items, for Keras forgets them then
+        regularization = [tf.cast(it, tf.float32) for it in self.losses]
+        if self.retrieval is not None:
+            losses.append(self.retrieval.loss_weight * self._retrieval_loss(self.retrieval, x, *pair, weights, training))
+        return tf.add_n([*losses, *regularization])
+
+    def _retrieval_loss(
+        self,
+        task: RetrievalTask,
+        x: Tensors,
+        query: tf.Tensor,
+        candidate: tf.Tensor,
+        weights: tf.Tensor | None,
+        training: bool,
+    ) -> tf.Tensor:
+        encoder = self.item_tower.encoder
+        ids = tf.cast(encoder.rows(self.sides.item_id.name, x), tf.int64)  # [batch]
+
+        def embed(positions: tf.Tensor) -> tf.Tensor:
+            assert self.catalogue is not None, "positions are of a catalogue"
+            return self.item_tower(self.catalogue.features(positions), training=training)
+
+        candidates, probability, taking_part = self.negatives.of(
+            candidate, ids, embed, known=self._known(x), training=training
         )
-        return tf.add_n([loss, *(tf.cast(it, loss.dtype) for it in self.losses)])
+        if self.sides.explicit_negative is not None:  # its item is a candidate, but it has no positive of its own
+            positive = tf.cast(self._column(self.sides.explicit_negative, x) == 0, tf.float32)
+            weights = positive if weights is None else weights * positive
+        return task(
+            query,
+            candidates.embeddings,
+            sample_weight=weights,
+            candidate_sampling_probability=probability,
+            candidate_ids=candidates.ids,
+            compute_metrics=not training or task.metrics_in_training,
+            score_mask=taking_part,
+        )
+
+    def _known(self, x: Tensors) -> tf.RaggedTensor | None:
+        """Return the items that are no negatives of a row, [batch, None] int64."""
+        if self.known_in is not None:
+            lists = self.query_tower.encoder.rows(self.known_in.name, x)
+            lists = tf.cast(lists, tf.int64)
+            reserved = self.schema.domains[self.known_in.table].reserved  # rows of no one item
+            return tf.ragged.boolean_mask(lists, lists >= reserved)
+        if self.known_positives is None:
+            return None
+        return self.known_positives(self.query_tower.encoder.rows(user_id(self.sides).name, x))
 
     def _weights(self, x: Tensors, given: tf.Tensor | None) -> tf.Tensor | None:
         """Return each row's weight in the loss, [batch]: that of the schema's feature, times what Keras was given."""
-        feature = self.sides.weight
-        if feature is None:
+        if self.sides.weight is None:
             return given
+        weights = tf.cast(self._column(self.sides.weight, x), tf.float32)
+        return weights if given is None else weights * tf.cast(given, tf.float32)
+
+    def _column(self, feature: Feature, x: Tensors) -> tf.Tensor:
+        """Return the values of a feature that is kept out of the towers, [batch]."""
         key = next((it for it in (encoded_name(feature.name), feature.name) if it in x), None)
         if key is None:
-            raise ConfigError(f'feature "{feature.name}", which weighs the loss, is missing from the dataset')
-        weights = tf.cast(x[key], tf.float32)
-        return weights if given is None else weights * tf.cast(given, tf.float32)
+            raise ConfigError(f'feature "{feature.name}", which the loss needs, is missing from the dataset')
+        return x[key]
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Set the optimizer, and Keras's other options.
@@ -254,6 +372,9 @@ class TwoTowerModel(keras.Model):
         train = self._dataset(x, batch_size, tables, shuffle=shuffle)
         if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
             validation_data = self._dataset(validation_data, batch_size, tables)
+        if self.retrieval is not None and self.retrieval.metrics_in_training:
+            encode = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: self._encode_candidates())
+            kwargs["callbacks"] = [encode, *(kwargs.get("callbacks") or ())]
         # the dataset shuffles itself: Keras would warn that it cannot
         with data_errors():
             return super().fit(train, y, shuffle=False, validation_data=validation_data, **kwargs)
@@ -261,13 +382,25 @@ class TwoTowerModel(keras.Model):
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any
     ) -> Any:
-        """Return the loss. Ranks over the whole catalogue come from `schemaflow.evaluate`."""
+        """Return the loss, and what the tasks' metrics say. More about ranks says `schemaflow.evaluate`."""
         dataset = self._dataset(x, batch_size, tables)
+        self._encode_candidates()
         with data_errors():
             return super().evaluate(dataset, y, **kwargs)
 
+    def _encode_candidates(self) -> None:
+        """Give the metrics that rank the whole catalogue its vectors, as they are now."""
+        waiting = [] if self.retrieval is None else [it for it in self.retrieval.factorized_metrics if it.needs_encoding]
+        if not waiting or self.catalogue is None:
+            return
+        starts = range(0, self.catalogue.size, EMBED_ROWS)
+        positions = (np.arange(it, min(it + EMBED_ROWS, self.catalogue.size)) for it in starts)
+        vectors = [self._encode_candidate(self.catalogue.features(tf.constant(it))) for it in positions]
+        for metric in waiting:
+            metric.set_candidates(tf.concat(vectors, axis=0), self.catalogue.identifiers)
+
     def predict(self, x: Any, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any) -> dict[str, Array]:
-        """Return `query`, `candidate` and `score` of each row."""
+        """Return `query`, `candidate` and `score` of each row, and what each task predicts, by its name."""
         dataset = self._dataset(x, batch_size, tables, weighted=False)
         with data_errors():
             return super().predict(dataset, **kwargs)
@@ -282,8 +415,9 @@ class TwoTowerModel(keras.Model):
                 )
             return x
         names = [feature.name for feature in (*self.sides.query, *self.sides.item)]
-        if weighted and self.sides.weight is not None:
-            names.append(self.sides.weight.name)
+        if weighted:
+            beside = [self.sides.weight, self.sides.explicit_negative, *(target for _, target in self._predicted)]
+            names += [feature.name for feature in beside if feature is not None]
         # Keras seeds Python's generator too, so set_random_seed fixes the order
         seed = random.getrandbits(63) if shuffle else None
         return read_parquet(
@@ -298,7 +432,7 @@ class TwoTowerModel(keras.Model):
 
     # -- vectors and recommendations ------------------------------------------------------------------------------
 
-    def query_embeddings(self, queries: Any, batch_size: int = 4096, *, tables: str | Path | None = None) -> Array:
+    def query_embeddings(self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None) -> Array:
         """Return the vectors of queries, [n, dim] float32.
 
         Args:
@@ -309,7 +443,7 @@ class TwoTowerModel(keras.Model):
         return self._embed(self._encode_query, self.sides.query, queries, batch_size, tables)
 
     def candidate_embeddings(
-        self, candidates: Any, batch_size: int = 4096, *, tables: str | Path | None = None
+        self, candidates: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None
     ) -> Array:
         """Return the vectors of items, [n, dim] float32, like `query_embeddings`."""
         return self._embed(self._encode_candidate, self.sides.item, candidates, batch_size, tables)
@@ -357,7 +491,9 @@ class TwoTowerModel(keras.Model):
 
     # -- growing --------------------------------------------------------------------------------------------------
 
-    def grow(self, schema: SchemaLike, *tables: TableLike) -> "TwoTowerModel":
+    def grow(
+        self, schema: SchemaLike, *tables: TableLike, candidates: TableLike | None = None, known_positives: Any = None
+    ) -> "TwoTowerModel":
         """Return this model with the rows of a wider schema, to be trained on.
 
         Rows and optimizer slots that were there are kept bit for bit, and so are all other weights. A new value's row
@@ -369,6 +505,8 @@ class TwoTowerModel(keras.Model):
             schema: What `Schema.fit` made of this model's schema and new data; `Schema.diff` tells what that means.
             *tables: Items or users with their side features, known ones and new: a new id's row begins with what a ridge
                 regression from the side features to the trained rows says.
+            candidates: The table of all items, new ones included, where the model holds one; the old one stays if None.
+            known_positives: In place of those the model has; the same if None.
 
         Raises:
             SchemaError: The schema changed in more than rows; one line for each change that breaks the model.
@@ -391,13 +529,25 @@ class TwoTowerModel(keras.Model):
         schema, towers = as_schema(schema), (self.query_tower, self.item_tower)
         refuse_breaks(self.schema, schema)
         options = keep_widths(self.embedding_options, towers)
-        wider = {"schema": schema.get_config(), "embedding_options": options_config(options)}
-        grown = type(self).from_config(self.get_config() | wider)
+        arguments = self._arguments_of(self.get_config()) | {"schema": schema, "embedding_options": options}
+        old = self.known_positives
+        if known_positives is not None:
+            arguments["known_positives"] = known_positives
+        elif old is not None:
+            arguments["known_positives"] = KnownPositives(schema.rows(user_id(self.sides).table), old.pairs)
+        if candidates is not None:
+            arguments["candidates"] = candidates
+        grown = type(self)(**arguments)
         pairs = list(zip(towers, (grown.query_tower, grown.item_tower), strict=True))
-        keep_frozen(self, grown, pairs)
+        held = [
+            Held(self.catalogue, grown.catalogue, kept=candidates is None),
+            Held(old, grown.known_positives, kept=known_positives is None),
+            Held(self.negatives.frequency, grown.negatives.frequency),
+        ]
+        keep_frozen(self, grown, pairs, held)
         if self.compiled:
             grown.compile_from_config(self.get_compile_config())
-        carry_over(self, grown, pairs, tables)
+        carry_over(self, grown, pairs, tables, held)
         return grown
 
     # -- looking and saving ---------------------------------------------------------------------------------------
@@ -422,64 +572,38 @@ class TwoTowerModel(keras.Model):
             "item_tower": serialize(self.item_tower.block),
             "embedding_options": options_config(self.embedding_options),
             "post": None if self.post is None else serialize(self.post),
-            "prediction_tasks": serialize(self.task) if self._own_task else None,
-            "samplers": [serialize(self.sampler)] if self._own_sampler else [],
+            "prediction_tasks": [serialize(task) for task in self.tasks],
+            "samplers": [serialize(sampler) for sampler in self.negatives.samplers],
+            "correction": serialize(self.correction),
+            "candidates": None if self.catalogue is None else serialize(self.catalogue),
+            "known_positives": self._known_config(),
         }
+
+    def _known_config(self) -> Any:
+        if self.known_in is not None:
+            return self.known_in.name
+        return None if self.known_positives is None else keras.saving.serialize_keras_object(self.known_positives)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "TwoTowerModel":
         """Make the model of `get_config`."""
-        made = keras.saving.deserialize_keras_object
-        rebuilt = {key: made(config[key]) for key in ("dtype", "query_tower", "item_tower", "post", "prediction_tasks")}
-        return cls(
-            **{
-                **config,
-                **rebuilt,
-                "schema": Schema.from_config(config["schema"]),
-                "embedding_options": options_from_config(config["embedding_options"]),
-                "samplers": [made(sampler) for sampler in config["samplers"]],
-            }
-        )
+        return cls(**cls._arguments_of(config))
+
+    @staticmethod
+    def _arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the constructor's arguments from a config."""
+        objects = (
+            "dtype", "query_tower", "item_tower", "post", "prediction_tasks", "samplers", "correction", "candidates",
+            "known_positives",
+        )  # fmt: skip
+        return {
+            **config,
+            **{key: keras.saving.deserialize_keras_object(config[key]) for key in objects},
+            "schema": Schema.from_config(config["schema"]),
+            "embedding_options": options_from_config(config["embedding_options"]),
+        }
 
 
 def _check_layer(argument: str, layer: Any) -> None:
     if not isinstance(layer, keras.layers.Layer):
         raise ConfigError(f"{argument} is {layer!r}; expected a Keras layer, such as MLPBlock([128, 64])")
-
-
-def _one_task(tasks: Any, temperature: float, loss: str, samplers: Sequence[Sampler]) -> RetrievalTask:
-    if tasks is None:
-        return RetrievalTask(loss=loss, temperature=temperature)
-    given = [tasks] if isinstance(tasks, RetrievalTask) else list(tasks)
-    if len(given) != 1 or not isinstance(given[0], RetrievalTask):
-        raise ConfigError(f"prediction_tasks is {tasks!r}; expected one RetrievalTask")
-    if temperature != 1.0 or loss != "categorical_crossentropy" or samplers:
-        raise ConfigError(
-            "loss, logits_temperature and samplers configure the default RetrievalTask; with a task of your own, set them there"
-        )
-    return given[0]
-
-
-def _one_sampler(samplers: Any) -> Sampler:
-    given = list(samplers) if isinstance(samplers, (list, tuple)) else [samplers]
-    if not given:
-        return InBatchSampler()
-    if len(given) != 1 or not isinstance(given[0], InBatchSampler):
-        raise ConfigError(f"samplers is {samplers!r}; expected a list of one sampler, such as [InBatchSampler()]")
-    return given[0]
-
-
-def _item_shares(schema: Schema, item_id: Feature, correction: str | None) -> tf.Tensor | None:
-    """Return each item row's share of all interactions, [rows] float32; a row never seen counts as seen once."""
-    if correction is None:
-        return None
-    if correction != "log_q":
-        raise ConfigError(f'correction is {correction!r}; expected "log_q" or None')
-    counts = schema.counts(item_id)
-    if counts is None:
-        raise SchemaError(
-            f'correction "log_q" needs the interactions of each {item_id.name}, and the schema has not counted them;'
-            " call schema.fit(…) on the interactions (of a Merlin schema: Schema.from_merlin(…).fit(…)), or pass correction=None"
-        )
-    seen = np.maximum(counts, 1)
-    return tf.constant(seen / counts.sum(), tf.float32)

@@ -1,5 +1,26 @@
 """Where the negatives of a batch come from, and how likely each was to come."""
 
-from schemaflow.sampling.samplers import Candidates, InBatchSampler, Sampler
+from schemaflow.sampling.candidates import Candidates, sample
+from schemaflow.sampling.samplers import (
+    Batch,
+    CachedCrossBatchSampler,
+    Catalogue,
+    Drawn,
+    InBatchSampler,
+    PopularityBasedSampler,
+    Sampler,
+    UniformSampler,
+)
 
-__all__ = ["Candidates", "InBatchSampler", "Sampler"]
+__all__ = [
+    "Batch",
+    "CachedCrossBatchSampler",
+    "Candidates",
+    "Catalogue",
+    "Drawn",
+    "InBatchSampler",
+    "PopularityBasedSampler",
+    "Sampler",
+    "UniformSampler",
+    "sample",
+]

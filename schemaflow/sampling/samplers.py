@@ -1,53 +1,113 @@
-"""Where the negatives of a batch come from, and how likely each was to come."""
+"""The sources of negatives: other rows, earlier batches, the catalogue."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
-from schemaflow.logits import first_occurrences, inclusion_probability
+from schemaflow.errors import ConfigError
 from schemaflow.registry import register
 
-__all__ = ["Candidates", "InBatchSampler", "Sampler"]
+__all__ = [
+    "Batch",
+    "CachedCrossBatchSampler",
+    "Catalogue",
+    "Drawn",
+    "InBatchSampler",
+    "PopularityBasedSampler",
+    "Sampler",
+    "UniformSampler",
+]
+
+
+class Catalogue(Protocol):
+    """All items, for samplers that draw beyond the batch. A position is a place in it; a rank counts from the most popular."""
+
+    size: int
+
+    def ids(self, positions: tf.Tensor) -> tf.Tensor:
+        """Return the ids at positions, [n] int64."""
+
+    def at_rank(self, ranks: tf.Tensor) -> tf.Tensor:
+        """Return the positions of ranks, [n] int64."""
+
+    def ranks(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return the ranks of ids, [m] int64; the last one for an id that is not there."""
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The candidates that a batch's queries are scored against; column i holds row i's positive.
+class Batch:
+    """What samplers are told of a batch.
 
     Args:
-        embeddings: [c, dim].
-        ids: [c] int.
-        probability: Of each candidate's being among them, [c] float32, or None where it is not known.
-        repeated: True where the column repeats an earlier one and is nobody's negative, [c] bool.
+        embeddings: Of the rows' positives, [b, dim].
+        ids: Of the rows' positives, [b] int64, none below 0.
+        draws: How many of the rows are draws from the interactions, as seen by one row: all, or all but itself. A scalar.
+        catalogue: All items, where the model has them.
+        embed: Gives the vectors of the items at positions of the catalogue, [n, dim].
     """
 
     embeddings: tf.Tensor
     ids: tf.Tensor
-    probability: tf.Tensor | None
-    repeated: tf.Tensor
+    draws: tf.Tensor
+    catalogue: Catalogue | None = None
+    embed: Callable[[tf.Tensor], tf.Tensor] | None = None
 
 
-class Sampler(Protocol):
-    """A source of candidates."""
+@dataclass(frozen=True)
+class Drawn:
+    """What a sampler adds to the batch's own positives.
 
-    def sample(self, embeddings: tf.Tensor, ids: tf.Tensor, share: tf.Tensor | None) -> Candidates:
-        """Return the candidates of a batch.
+    Args:
+        embeddings: [n, dim].
+        ids: [n] int64; -1 where there is nothing.
+    """
+
+    embeddings: tf.Tensor
+    ids: tf.Tensor
+
+
+class Sampler(keras.layers.Layer):
+    """A source of negatives, beside each row's own positive: implement `draw` and `log_absence`.
+
+    Several are composed by their probabilities: an item is absent if it is absent from each.
+
+    Attributes:
+        in_batch: The rows' positives are negatives of the other rows.
+        needs_shares: `log_absence` asks for the items' shares of the interactions.
+        needs_catalogue: `draw` asks for the catalogue.
+    """
+
+    in_batch = False
+    needs_shares = False
+    needs_catalogue = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)  # small probabilities do not fit half precision
+
+    def draw(self, batch: Batch, training: bool) -> Drawn:
+        """Return the candidates beside the batch's own positives."""
+        raise NotImplementedError
+
+    def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
+        """Return `log(1 - p)` for the probability p that this sampler brings an item at all, [m] float32.
 
         Args:
-            embeddings: Of the batch's positives, [batch, dim].
-            ids: Of the batch's positives, [batch] int.
-            share: Each positive's share of all interactions, [batch] float32, or None where it is not known.
+            ids: Items, [m] int64: any, not only those that were drawn.
+            shares: Their shares of all interactions, [m] float32, where `needs_shares`.
+            batch: The batch of `draw`.
         """
+        raise NotImplementedError
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
+    def remember(self, batch: Batch) -> None:
+        """Take up a batch that was trained on."""
 
 
 @register("sampler", "in-batch")
 @keras.saving.register_keras_serializable("schemaflow")
-class InBatchSampler:
+class InBatchSampler(Sampler):
     """The other rows' positives as negatives, each distinct item once.
 
     An item that several rows of the batch hold is one candidate, drawn with the probability of being in the batch at
@@ -59,21 +119,193 @@ class InBatchSampler:
         paper keeps one column for each row.
 
     Example:
-        >>> batch = InBatchSampler().sample(tf.eye(3), tf.constant([7, 5, 7]), tf.constant([0.5, 0.25, 0.5]))
-        >>> batch.repeated.numpy().tolist(), batch.probability.numpy().tolist()
-        ([False, False, True], [0.875, 0.578125, 0.875])
+        >>> ids = tf.constant([7, 5, 7], tf.int64)
+        >>> batch = Batch(tf.eye(3), ids, draws=tf.constant(3))
+        >>> absence = InBatchSampler().log_absence(ids, tf.constant([0.5, 0.25, 0.5]), batch)
+        >>> (1 - tf.exp(absence)).numpy().tolist()
+        [0.875, 0.578125, 0.875]
     """
 
-    def sample(self, embeddings: tf.Tensor, ids: tf.Tensor, share: tf.Tensor | None) -> Candidates:
-        """Return the batch's positives as candidates."""
-        probability = None if share is None else inclusion_probability(share, tf.shape(ids)[0])
-        return Candidates(embeddings, ids, probability, ~first_occurrences(ids))
+    in_batch = True
+    needs_shares = True
+
+    def draw(self, batch: Batch, training: bool) -> Drawn:
+        """Return nothing beside the batch's own positives."""
+        return Drawn(batch.embeddings[:0], batch.ids[:0])
+
+    def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
+        """Return `draws * log(1 - share)`."""
+        assert shares is not None, "in-batch negatives are drawn by their shares"
+        return tf.cast(batch.draws, tf.float32) * tf.math.log1p(-shares)
+
+
+@register("sampler", "cross-batch")
+@keras.saving.register_keras_serializable("schemaflow")
+class CachedCrossBatchSampler(Sampler):
+    """The positives of the last batches as negatives: their vectors as they were then, without a gradient.
+
+    First in, first out. The candidates of a batch join after its own loss.
+
+    Args:
+        capacity: How many rows are kept.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Raises:
+        ConfigError: The capacity is below 1.
+
+    Source:
+        Wang et al., "Cross-batch negative sampling for training two-tower recommenders", SIGIR 2021.
+
+    Example:
+        >>> sampler = CachedCrossBatchSampler(capacity=2)
+        >>> batch = Batch(tf.eye(3), tf.constant([7, 5, 9], tf.int64), draws=tf.constant(3))
+        >>> sampler.build((None, 3))
+        >>> sampler.remember(batch)
+        >>> sampler.draw(batch, training=True).ids.numpy().tolist()
+        [9, 5]
+    """
+
+    needs_shares = True
+
+    def __init__(self, capacity: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.capacity = _at_least_one("capacity", capacity)
+
+    def build(self, input_shape: Any) -> None:
+        """Make room for vectors [batch, dim]."""
+        kept: dict[str, Any] = {"trainable": False, "autocast": False}
+        shape = (self.capacity, input_shape[-1])
+        self.embeddings = self.add_weight(name="embeddings", shape=shape, dtype="float32", initializer="zeros", **kept)
+        self.ids = self.add_weight(
+            name="ids", shape=(self.capacity,), dtype="int64", initializer=keras.initializers.Constant(-1), **kept
+        )
+        self.built = True
+
+    def draw(self, batch: Batch, training: bool) -> Drawn:
+        """Return what is kept, the newest first."""
+        return Drawn(tf.cast(self.embeddings.value, batch.embeddings.dtype), tf.identity(self.ids.value))
+
+    def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
+        """Return `rows kept * log(1 - share)`."""
+        assert shares is not None, "earlier batches were drawn by their shares"
+        kept = tf.reduce_sum(tf.cast(self.ids.value >= 0, tf.float32))
+        return kept * tf.math.log1p(-shares)
+
+    def remember(self, batch: Batch) -> None:
+        """Put the batch's positives before what is kept, and let the oldest go."""
+        newest = tf.stop_gradient(tf.cast(batch.embeddings[::-1], tf.float32))
+        self.embeddings.assign(tf.concat([newest, self.embeddings.value], axis=0)[: self.capacity])
+        self.ids.assign(tf.concat([batch.ids[::-1], self.ids.value], axis=0)[: self.capacity])
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments: there are none."""
-        return {}
+        """Return the arguments."""
+        return super().get_config() | {"capacity": self.capacity}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "InBatchSampler":
-        """Make the sampler of `get_config`."""
-        return cls(**config)
+
+class _CatalogueSampler(Sampler):
+    """Independent draws from the catalogue, of which a repeated one counts once: `p = 1 - (1 - p_draw)^num_sampled`."""
+
+    needs_catalogue = True
+
+    def __init__(self, num_sampled: int = 100, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_sampled = _at_least_one("num_sampled", num_sampled)
+        self.seed = seed
+        self._generator = keras.random.SeedGenerator(seed)
+        self.built = True
+
+    def _uniform(self, training: bool) -> tf.Tensor:
+        """Return numbers in [0, 1), [num_sampled] float64: float32 tells too few of them apart to reach a last item.
+
+        Outside of training they are the same each time: losses of evaluations compare, and a fit is not changed by them.
+        """
+        seed = self._generator if training else 0
+        return keras.random.uniform((self.num_sampled,), dtype="float64", seed=seed)
+
+    def _drawn(self, positions: tf.Tensor, batch: Batch) -> Drawn:
+        assert batch.catalogue is not None and batch.embed is not None, "what is drawn from the catalogue needs one"
+        return Drawn(batch.embed(positions), batch.catalogue.ids(positions))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return super().get_config() | {"num_sampled": self.num_sampled, "seed": self.seed}
+
+
+@register("sampler", "uniform")
+@keras.saving.register_keras_serializable("schemaflow")
+class UniformSampler(_CatalogueSampler):
+    """Items of the whole catalogue, each as likely as the others: so that those nobody chose are negatives too.
+
+    Together with `InBatchSampler` this is mixed negative sampling.
+
+    Args:
+        num_sampled: How many are drawn for a batch; one drawn twice is one candidate.
+        seed: Of the draws; a random one if None.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Raises:
+        ConfigError: `num_sampled` is below 1.
+
+    Source:
+        Yang et al., "Mixed negative sampling for learning two-tower neural networks in recommendations", WWW 2020.
+
+    Example:
+        >>> UniformSampler(num_sampled=512).get_config()["num_sampled"]
+        512
+    """
+
+    def draw(self, batch: Batch, training: bool) -> Drawn:
+        """Return items of the catalogue."""
+        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
+        return self._drawn(tf.cast(self._uniform(training) * batch.catalogue.size, tf.int64), batch)
+
+    def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
+        """Return `num_sampled * log(1 - 1 / items)` for each id."""
+        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
+        one = tf.math.log1p(-tf.constant(1.0, tf.float64) / batch.catalogue.size)
+        return tf.fill(tf.shape(ids), tf.cast(self.num_sampled * one, tf.float32))
+
+
+@register("sampler", "popularity")
+@keras.saving.register_keras_serializable("schemaflow")
+class PopularityBasedSampler(_CatalogueSampler):
+    """Items of the whole catalogue, log-uniform by their rank in popularity: `p(rank) = log((rank + 2) / (rank + 1)) / log(items + 1)`.
+
+    The ranks are those of the schema's item counts, from 0 to the last item.
+
+    Args:
+        num_sampled: How many are drawn for a batch; one drawn twice is one candidate.
+        seed: Of the draws; a random one if None.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Raises:
+        ConfigError: `num_sampled` is below 1.
+
+    Source:
+        The distribution is that of `tf.random.log_uniform_candidate_sampler`.
+
+    Example:
+        >>> PopularityBasedSampler(num_sampled=512).get_config()["num_sampled"]
+        512
+    """
+
+    def draw(self, batch: Batch, training: bool) -> Drawn:
+        """Return items of the catalogue."""
+        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
+        size = batch.catalogue.size
+        # log(rank + 1) is uniform below log(items + 1); rounding must not lead beyond the last rank
+        ranks = tf.cast(tf.exp(self._uniform(training) * tf.math.log(tf.constant(size + 1.0, tf.float64))), tf.int64) - 1
+        return self._drawn(batch.catalogue.at_rank(tf.clip_by_value(ranks, 0, size - 1)), batch)
+
+    def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
+        """Return `num_sampled * log(1 - p(rank))`."""
+        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
+        ranks = tf.cast(batch.catalogue.ranks(ids), tf.float64)
+        drawn = tf.math.log1p(1.0 / (ranks + 1.0)) / tf.math.log(tf.constant(batch.catalogue.size + 1.0, tf.float64))
+        return tf.cast(self.num_sampled * tf.math.log1p(-drawn), tf.float32)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} is {value!r}; expected an integer of at least 1")
+    return value

@@ -19,12 +19,14 @@ class Sides:
         item: Of the item tower.
         item_id: The one that tells items apart.
         weight: The one that weighs each interaction in the loss, if any.
+        explicit_negative: The one that says which interactions are negatives, if any.
     """
 
     query: tuple[Feature, ...]
     item: tuple[Feature, ...]
     item_id: Feature
     weight: Feature | None = None
+    explicit_negative: Feature | None = None
 
 
 def sides_of(schema: Iterable[Feature], query_tag: Tags | str = Tags.USER, item_tag: Tags | str = Tags.ITEM) -> Sides:

@@ -1,0 +1,136 @@
+"""The candidates of the retrieval loss: samplers, their log-Q, and what must be nobody's negative."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from schemaflow.errors import ConfigError, suggest
+from schemaflow.features.catalogue import ItemCatalogue
+from schemaflow.features.known import KnownPositives
+from schemaflow.logits import listed
+from schemaflow.registry import lookup
+from schemaflow.sampling import Batch, Candidates, InBatchSampler, Sampler, StreamingFrequency, sample
+from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import Sides
+
+__all__ = ["CORRECTIONS", "Negatives", "samplers_of"]
+
+CORRECTIONS = ("log_q", "exclude_positive")
+"""What is corrected for an item's probability of being sampled: the whole row's logits, or those of the negatives."""
+
+
+class Negatives(keras.layers.Layer):
+    """The columns that a batch's queries are scored against.
+
+    Args:
+        schema: Has counted the items' interactions, or the streaming estimator counts them.
+        sides: The towers' features.
+        samplers: Where candidates come from.
+        correction: One of `CORRECTIONS`, a `StreamingFrequency` for log-Q by that estimator, or None.
+        catalogue: All items, where a sampler draws from them.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        sides: Sides,
+        samplers: Sequence[Sampler],
+        correction: str | StreamingFrequency | None,
+        catalogue: ItemCatalogue | None,
+        dim: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.samplers = list(samplers)
+        self.catalogue = catalogue
+        self.corrected = correction is not None
+        self.excludes_positive = correction == "exclude_positive"
+        self.frequency: StreamingFrequency | None = None
+        self._shares: tf.Tensor | None = None
+        if self.corrected and any(sampler.needs_shares for sampler in samplers):
+            counts = schema.counts(sides.item_id)
+            if isinstance(correction, StreamingFrequency):
+                self.frequency = correction
+            elif counts is None:
+                self.frequency = StreamingFrequency(buckets=schema.rows(sides.item_id.table))
+            else:  # a row never seen counts as seen once
+                self._shares = tf.constant(np.maximum(counts, 1) / counts.sum(), tf.float32)
+        for sampler in self.samplers:
+            sampler.build((None, dim))
+        self.built = True
+
+    def of(
+        self,
+        embeddings: tf.Tensor,
+        ids: tf.Tensor,
+        embed: Callable[[tf.Tensor], tf.Tensor],
+        known: tf.RaggedTensor | None = None,
+        training: bool = False,
+    ) -> tuple[Candidates, tf.Tensor | None, tf.Tensor]:
+        """Return the candidates, their probabilities [c] or [b, c] or None, and which of them take part, [1, c] or [b, c].
+
+        Args:
+            embeddings: Of the rows' positives, [b, dim].
+            ids: Of the rows' positives, [b] int64.
+            embed: Gives the vectors of items at positions of the catalogue.
+            known: Items that are no negatives of a row, [b, None] int64.
+            training: Samplers and the estimator take up the batch.
+        """
+        rows = tf.shape(ids)[0]
+        if self.frequency is not None and training:
+            self.frequency(ids, training=True)
+        draws = rows - 1 if self.excludes_positive else rows
+        candidates = sample(
+            self.samplers,
+            Batch(embeddings, ids, draws, self.catalogue, embed),
+            None if self.frequency is None and self._shares is None else lambda of: self._shares_of(of, rows),
+            self.corrected,
+            training,
+        )
+        taking_part = candidates.negative[tf.newaxis, :]  # [1, c]
+        if known is not None:
+            taking_part &= ~listed(known, candidates.ids)  # [b, c]
+        probability = candidates.probability
+        if probability is not None and self.excludes_positive:  # it is there for certain
+            own = tf.eye(rows, tf.shape(probability)[0], dtype=tf.bool)
+            probability = tf.where(own, 1.0, probability[tf.newaxis, :])  # [b, c]
+        return candidates, probability, taking_part
+
+    def _shares_of(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Return the shares of interactions that items have, [m] float32."""
+        known = tf.maximum(ids, 0)  # -1 stands for no item
+        if self._shares is not None:
+            return tf.gather(self._shares, known)
+        assert self.frequency is not None, "shares are counted or estimated"
+        # of n draws the item is among with probability p, it has the share 1 - (1 - p)^(1/n)
+        return -tf.math.expm1(tf.math.log1p(-self.frequency(known)) / tf.cast(rows, tf.float32))
+
+
+def samplers_of(given: Any) -> list[Sampler]:
+    """Return the samplers of a model: those given, by name or as they are, or the in-batch one.
+
+    Raises:
+        ConfigError: One is none.
+    """
+    listed_ = list(given) if isinstance(given, (list, tuple)) else [given]
+    made = [lookup("sampler", it)() if isinstance(it, str) else it for it in listed_]
+    if wrong := [it for it in made if not isinstance(it, Sampler)]:
+        raise ConfigError(f"samplers holds {wrong[0]!r}; expected samplers, such as [InBatchSampler()]")
+    return made or [InBatchSampler()]
+
+
+def correction_of(given: Any) -> str | StreamingFrequency | None:
+    """Return the correction, checked.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if given is None or isinstance(given, StreamingFrequency) or given in CORRECTIONS:
+        return given
+    hint = suggest(given, CORRECTIONS) if isinstance(given, str) else ""
+    raise ConfigError(
+        f'correction is {given!r}{hint}; expected "log_q", "exclude_positive", a StreamingFrequency or None'
+    )

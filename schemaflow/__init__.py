@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from schemaflow.schema import Feature as Feature
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
+    from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
 
 _HOMES = {
     "BruteForce": "schemaflow.index",
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
+    "FactorizedTopK": "schemaflow.tasks.factorized_top_k",
     "Feature": "schemaflow.schema",
     "InBatchSampler": "schemaflow.sampling",
     "L2Norm": "schemaflow.layers.norm",
@@ -51,6 +53,7 @@ __all__ = [
     "BruteForce",
     "EmbeddingOptions",
     "EmbeddingTable",
+    "FactorizedTopK",
     "Feature",
     "InBatchSampler",
     "L2Norm",

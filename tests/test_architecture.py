@@ -32,7 +32,8 @@ HOMES = {
     "pydantic_core": {"schema.document"},
     "pyarrow": {"schema", "data", "datasets", "evaluation", "workflows"},
     "keras": {
-        "features", "layers", "sampling", "index", "towers", "tasks", "models", "export", "growth", "workflows", "cli",
+        "features", "layers", "losses", "sampling", "index", "towers", "tasks", "models", "export", "growth", "workflows",
+        "cli",
     },
     "tensorflow": {
         "logits", "data", "features", "layers", "losses", "sampling", "index", "towers", "tasks", "evaluation", "export",
@@ -40,7 +41,7 @@ HOMES = {
     },
     "numpy": {
         "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "growth",
-        "models", "workflows",
+        "models", "tasks", "workflows",
     },
     "merlin": {"schema.merlin"},
     "typer": {"cli.app"},

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from schemaflow.schema import Feature as Feature
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
+    from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "CachedCrossBatchSampler": "schemaflow.sampling",
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
+    "FactorizedTopK": "schemaflow.tasks.factorized_top_k",
     "Feature": "schemaflow.schema",
     "InBatchSampler": "schemaflow.sampling",
     "L2Norm": "schemaflow.layers.norm",
@@ -58,6 +60,7 @@ __all__ = [
     "CachedCrossBatchSampler",
     "EmbeddingOptions",
     "EmbeddingTable",
+    "FactorizedTopK",
     "Feature",
     "InBatchSampler",
     "L2Norm",

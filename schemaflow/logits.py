@@ -2,7 +2,14 @@
 
 import tensorflow as tf
 
-__all__ = ["accidental_hits", "corrected_logits", "first_occurrences", "inclusion_probability", "listed"]
+__all__ = [
+    "accidental_hits",
+    "corrected_logits",
+    "first_occurrences",
+    "hardest_negatives",
+    "inclusion_probability",
+    "listed",
+]
 
 
 def inclusion_probability(probability: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -82,7 +89,10 @@ def listed(lists: tf.RaggedTensor, ids: tf.Tensor) -> tf.Tensor:
 
 
 def corrected_logits(
-    scores: tf.Tensor, temperature: float = 1.0, log_q: tf.Tensor | None = None, dropped: tf.Tensor | None = None
+    scores: tf.Tensor,
+    temperature: float | tf.Tensor = 1.0,
+    log_q: tf.Tensor | None = None,
+    dropped: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Return the logits of a sampled softmax: `score / temperature - log q`, and -inf where a candidate is dropped.
 
@@ -91,7 +101,7 @@ def corrected_logits(
 
     Args:
         scores: [q, c] float.
-        temperature: Above 0.
+        temperature: Above 0, a scalar.
         log_q: Log of each candidate's sampling probability, broadcast against [q, c].
         dropped: Candidates that are not to take part, [q, c] bool.
 
@@ -108,3 +118,21 @@ def corrected_logits(
     if dropped is not None:
         logits = tf.where(dropped, tf.constant(float("-inf")), logits)
     return logits
+
+
+def hardest_negatives(logits: tf.Tensor, count: int) -> tf.Tensor:
+    """Return each row's positive and its `count` highest negatives, [q, 1 + min(count, c - 1)]; the positive first.
+
+    Args:
+        logits: [q, c], c >= q; row i's positive is column i, and -inf marks a candidate that does not take part.
+        count: How many negatives, at least 1.
+
+    Example:
+        >>> hardest_negatives(tf.constant([[1.0, 5.0, 3.0], [4.0, 2.0, 9.0]]), 1).numpy().tolist()
+        [[1.0, 5.0], [2.0, 9.0]]
+    """
+    queries, candidates = tf.shape(logits)[0], tf.shape(logits)[1]
+    own = tf.linalg.diag_part(logits[:, :queries])[:, tf.newaxis]  # [q, 1]
+    negatives = tf.where(tf.eye(queries, candidates, dtype=tf.bool), float("-inf"), logits)
+    hardest = tf.math.top_k(negatives, tf.minimum(count, candidates - 1)).values  # [q, count]
+    return tf.concat([own, hardest], axis=1)

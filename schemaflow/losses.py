@@ -1,18 +1,48 @@
-"""Losses of retrieval: logits and the positive's column in, one loss a row out."""
+"""Losses of retrieval: logits and the positive's column in, one loss a row out.
+
+All take logits, scores of any size, never probabilities; -inf marks a candidate that takes no part, and no loss or
+gradient comes from it. All compute in float32.
+"""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
+import keras
 import tensorflow as tf
 
-from schemaflow.registry import register
+from schemaflow.errors import ConfigError
+from schemaflow.registry import lookup, register
 
-__all__ = ["Loss", "categorical_crossentropy", "weighted_mean"]
+__all__ = [
+    "CategoricalCrossentropy",
+    "Loss",
+    "as_loss",
+    "bpr",
+    "bpr_max",
+    "categorical_crossentropy",
+    "hinge",
+    "logistic",
+    "top1",
+    "weighted_mean",
+]
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """(logits [q, c], positive column [q]) -> [q]."""
 
+L = TypeVar("L", bound=Loss)
 
-@register("loss", "categorical_crossentropy")
+
+def _registered(name: str) -> Callable[[L], L]:
+    """Enter a loss under its short name, and among what Keras saves."""
+
+    def enter(loss: L) -> L:
+        keras.saving.register_keras_serializable("schemaflow")(loss)
+        return register("loss", name)(loss)
+
+    return enter
+
+
+@_registered("categorical_crossentropy")
 def categorical_crossentropy(logits: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
     """Return `-log softmax(logits)[positive]` for each row, [q] float32.
 
@@ -25,8 +55,222 @@ def categorical_crossentropy(logits: tf.Tensor, positives: tf.Tensor) -> tf.Tens
         >>> round(float(loss[0]), 4)
         0.6931
     """
-    own = tf.gather(logits, positives, axis=1, batch_dims=1)  # [q]
-    return tf.reduce_logsumexp(logits, axis=1) - own
+    logits = tf.cast(logits, tf.float32)
+    return tf.reduce_logsumexp(logits, axis=1) - _own(logits, positives)
+
+
+@keras.saving.register_keras_serializable("schemaflow")
+class CategoricalCrossentropy:
+    """Cross-entropy against smoothed labels: `log sum_j exp(s_j) - (1 - e) s_positive - e mean_j s_j`.
+
+    The smoothing e is spread over the candidates that take part, the positive included: a candidate that was dropped,
+    with a logit of -inf, gets no label.
+
+    Args:
+        label_smoothing: e, in [0, 1).
+
+    Raises:
+        ConfigError: The smoothing is outside [0, 1).
+
+    Source:
+        Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016, section 7.
+
+    Example:
+        >>> loss = CategoricalCrossentropy(label_smoothing=0.5)  # ln(1 + e^2) - 0.5 * 2 - 0.5 * (2 + 0) / 2
+        >>> round(float(loss(tf.constant([[2.0, 0.0, float("-inf")]]), tf.constant([0]))[0]), 4)
+        0.6269
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not (isinstance(label_smoothing, (int, float)) and 0 <= label_smoothing < 1):
+            raise ConfigError(f"label_smoothing is {label_smoothing!r}; expected a number from 0 to below 1")
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, logits: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each row, [q] float32."""
+        logits = tf.cast(logits, tf.float32)
+        mean = _mean_over(_takes_part(logits), logits)
+        own = _own(logits, positives)
+        return tf.reduce_logsumexp(logits, axis=1) - own + self.label_smoothing * (own - mean)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {"label_smoothing": self.label_smoothing}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "CategoricalCrossentropy":
+        """Make the loss of `get_config`."""
+        return cls(**config)
+
+
+@_registered("bpr")
+def bpr(logits: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
+    """Return `mean_n -log sigmoid(s_p - s_n)` over the negatives of each row, [q] float32; 0 where there are none.
+
+    This is what Merlin calls the pairwise "logistic" loss too.
+
+    Args:
+        logits: [q, c] float; -inf where a candidate does not take part.
+        positives: The column of each row's positive, [q] int.
+
+    Source:
+        Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009.
+
+    Example:
+        >>> loss = bpr(tf.constant([[1.0, 1.0, 0.0]]), tf.constant([0]))  # (ln 2 + ln(1 + 1/e)) / 2
+        >>> round(float(loss[0]), 4)
+        0.5032
+    """
+    _, margins, negatives = _pairs(logits, positives)
+    return _mean_over(negatives, tf.math.softplus(-margins))
+
+
+@_registered("bpr-max")
+def bpr_max(logits: tf.Tensor, positives: tf.Tensor, regularization: float = 1.0) -> tf.Tensor:
+    """Return `-log sum_n w_n sigmoid(s_p - s_n) + regularization * sum_n w_n s_n^2`, [q] float32; 0 without negatives.
+
+    The weights w are the softmax of the row's negative logits: the negatives that score high count most.
+
+    Args:
+        logits: [q, c] float; -inf where a candidate does not take part.
+        positives: The column of each row's positive, [q] int.
+        regularization: How strongly negative scores are drawn towards 0.
+
+    Source:
+        Hidasi & Karatzoglou, "Recurrent neural networks with top-k gains for session-based recommendations", CIKM 2018.
+        The paper tunes the regularization for each data set; the 1 here is Merlin's.
+
+    Example:
+        >>> loss = bpr_max(tf.constant([[1.0, 1.0]]), tf.constant([0]))  # ln 2 + 1
+        >>> round(float(loss[0]), 4)
+        1.6931
+    """
+    filled, margins, negatives = _pairs(logits, positives)
+    # a row without negatives would take log 0 - log 0: it gets one of each size, and 0 at the end
+    some = tf.reduce_any(negatives, axis=1)  # [q]
+    weighed = tf.where(negatives | ~some[:, tf.newaxis], filled, float("-inf"))
+    total = tf.reduce_logsumexp(weighed, axis=1)  # [q]
+    # log w_n + log sigmoid, summed as logarithms: a sum of small sigmoids would round to log 0
+    ranking = total - tf.reduce_logsumexp(weighed + tf.math.log_sigmoid(margins), axis=1)
+    weights = tf.exp(weighed - total[:, tf.newaxis])  # [q, c]
+    return tf.where(some, ranking + regularization * tf.reduce_sum(weights * filled**2, axis=1), 0.0)
+
+
+@_registered("top1")
+def top1(logits: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
+    """Return `mean_n sigmoid(s_n - s_p) + sigmoid(s_n^2)` over the negatives of each row, [q] float32; 0 without any.
+
+    Args:
+        logits: [q, c] float; -inf where a candidate does not take part.
+        positives: The column of each row's positive, [q] int.
+
+    Source:
+        Hidasi et al., "Session-based recommendations with recurrent neural networks", ICLR 2016, section 3.1.3.
+
+    Example:
+        >>> loss = top1(tf.constant([[0.0, 0.0]]), tf.constant([0]))
+        >>> float(loss[0])
+        1.0
+    """
+    filled, margins, negatives = _pairs(logits, positives)
+    return _mean_over(negatives, tf.sigmoid(-margins) + tf.sigmoid(filled**2))
+
+
+@_registered("hinge")
+def hinge(logits: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
+    """Return `mean_n max(0, 1 - s_p + s_n)` over the negatives of each row, [q] float32; 0 where there are none.
+
+    Args:
+        logits: [q, c] float; -inf where a candidate does not take part.
+        positives: The column of each row's positive, [q] int.
+
+    Source:
+        Herbrich et al., "Large margin rank boundaries for ordinal regression", 2000.
+
+    Example:
+        >>> loss = hinge(tf.constant([[2.0, 1.5, -3.0]]), tf.constant([0]))  # (0.5 + 0) / 2
+        >>> float(loss[0])
+        0.25
+    """
+    _, margins, negatives = _pairs(logits, positives)
+    return _mean_over(negatives, tf.nn.relu(1.0 - margins))
+
+
+@_registered("logistic")
+def logistic(logits: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
+    """Return `-log sigmoid(s_p) - mean_n log(1 - sigmoid(s_n))`, the pointwise binary cross-entropy, [q] float32.
+
+    The negatives of a row weigh together what its positive does; a row without negatives keeps the positive's term.
+    The loss that Merlin calls "logistic" is pairwise: that is `bpr` here.
+
+    Args:
+        logits: [q, c] float; -inf where a candidate does not take part.
+        positives: The column of each row's positive, [q] int.
+
+    Source:
+        Mikolov et al., "Distributed representations of words and phrases and their compositionality", NeurIPS 2013,
+        eq. 4, where the negatives are summed.
+
+    Example:
+        >>> loss = logistic(tf.constant([[0.0, 0.0, 0.0]]), tf.constant([0]))  # ln 2 + ln 2
+        >>> round(float(loss[0]), 4)
+        1.3863
+    """
+    filled, _, negatives = _pairs(logits, positives)
+    return tf.math.softplus(-_own(filled, positives)) + _mean_over(negatives, tf.math.softplus(filled))
+
+
+def as_loss(loss: Any) -> Loss:
+    """Return the loss that an argument means.
+
+    Args:
+        loss: The name of a registered loss; a callable of the same form, such as `CategoricalCrossentropy`; or Keras's
+            `CategoricalCrossentropy(from_logits=True)`, of which ours is made; None for `categorical_crossentropy`.
+
+    Raises:
+        ConfigError: There is no such loss, or Keras's would not do what it does here.
+
+    Example:
+        >>> as_loss(keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)).label_smoothing
+        0.1
+    """
+    if loss is None:
+        return categorical_crossentropy
+    if loss == "binary_crossentropy":
+        raise ConfigError(
+            'loss is "binary_crossentropy", which takes probabilities, and scores are not; pass "logistic",'
+            " the binary cross-entropy of logits"
+        )
+    if isinstance(loss, str):
+        return lookup("loss", loss)
+    if isinstance(loss, keras.losses.Loss):
+        return _of_keras(loss)
+    if not callable(loss) or getattr(loss, "__module__", "").partition(".")[0] == "keras":
+        raise ConfigError(
+            f"loss is {loss!r}; expected the name of a loss, or a callable (logits [q, c], positive column [q]) -> [q]"
+        )
+    return loss
+
+
+def _of_keras(loss: keras.losses.Loss) -> Loss:
+    if not isinstance(loss, keras.losses.CategoricalCrossentropy):
+        raise ConfigError(
+            f"loss is Keras's {type(loss).__name__}; it compares labels with predictions and knows no dropped candidates."
+            ' Pass a name, such as "categorical_crossentropy", "bpr" or "logistic"'
+        )
+    config = loss.get_config()
+    if not config["from_logits"]:
+        raise ConfigError(
+            "loss is Keras's CategoricalCrossentropy(from_logits=False), which takes probabilities, and scores are not;"
+            " pass from_logits=True"
+        )
+    if config["reduction"] not in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
+        raise ConfigError(
+            f'loss has the reduction "{config["reduction"]}"; here a loss is a mean over the batch, so that its size and its'
+            " gradient do not depend on the batch's. Leave the reduction out (a learning rate tuned for a sum is then"
+            " that of a batch as large)"
+        )
+    return CategoricalCrossentropy(config["label_smoothing"])
 
 
 def weighted_mean(losses: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
@@ -44,3 +288,31 @@ def weighted_mean(losses: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Ten
         return tf.reduce_mean(losses)
     weights = tf.cast(weights, losses.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
+
+
+def _own(logits: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
+    """Return the logit of each row's positive, [q]."""
+    return tf.gather(logits, positives, axis=1, batch_dims=1)
+
+
+def _takes_part(logits: tf.Tensor) -> tf.Tensor:
+    return logits != float("-inf")  # and not logits > -inf: a NaN must reach the loss
+
+
+def _pairs(logits: tf.Tensor, positives: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return the logits, the positive's lead over each, and which are negatives that take part; each [q, c].
+
+    What takes no part has the positive's own logit: finite, so that no NaN comes from it, in a value or a gradient.
+    """
+    logits = tf.cast(logits, tf.float32)
+    own = _own(logits, positives)[:, tf.newaxis]  # [q, 1]
+    itself = tf.one_hot(positives, tf.shape(logits)[1], on_value=True, off_value=False)  # [q, c]
+    negatives = _takes_part(logits) & ~itself
+    filled = tf.where(negatives, logits, own)
+    return filled, own - filled, negatives
+
+
+def _mean_over(chosen: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Return the mean of each row's chosen values, [q]; 0 where none is."""
+    total = tf.reduce_sum(tf.where(chosen, values, 0.0), axis=1)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(chosen, tf.float32), axis=1))

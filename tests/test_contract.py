@@ -12,9 +12,8 @@ import tensorflow as tf
 import schemaflow as sf
 import schemaflow.models
 import schemaflow.towers
-from schemaflow import registry
+from schemaflow import losses, registry
 from schemaflow.errors import ConfigError
-from schemaflow.losses import categorical_crossentropy
 from schemaflow.towers import Tower
 
 VECTORS = tf.constant(np.random.default_rng(0).normal(size=(5, 3)), tf.float32)
@@ -30,7 +29,20 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     "layer/tower": (lambda **it: Tower(SCHEMA, ["user"], keras.layers.Dense(4), **it), PAIRS),
     "block/mlp": (lambda **it: sf.MLPBlock([4, 2], normalization="layer_norm", residual=True, **it), VECTORS),
     "block/l2-norm": (sf.L2Norm, VECTORS),
-    "task/retrieval": (lambda **it: sf.RetrievalTask(temperature=0.5, **it), VECTORS),
+    "task/retrieval": (
+        lambda **it: sf.RetrievalTask(
+            loss=losses.CategoricalCrossentropy(label_smoothing=0.1),
+            metrics=sf.FactorizedTopK("items.parquet", ks=(1, 7)),
+            batch_metrics=keras.metrics.CategoricalAccuracy(),
+            temperature="learned",
+            num_hard_negatives=3,
+            loss_weight=0.5,
+            metrics_in_training=True,
+            initial_temperature=0.5,
+            **it,
+        ),
+        VECTORS,
+    ),
     "index/brute-force": (lambda **it: sf.BruteForce(k=2, **it).index(VECTORS, [f"i{n}" for n in range(5)]), VECTORS),
     "model/two-tower": (
         lambda **it: sf.TwoTowerModel(SCHEMA, sf.MLPBlock([4]), correction=None, **it),
@@ -39,12 +51,19 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
 }
 OTHERS = {
     "sampler/in-batch": sf.InBatchSampler,
-    "loss/categorical_crossentropy": lambda: categorical_crossentropy,
+    "loss/bpr": losses.bpr,
+    "loss/bpr-max": losses.bpr_max,
+    "loss/categorical_crossentropy": losses.categorical_crossentropy,
+    "loss/hinge": losses.hinge,
+    "loss/logistic": losses.logistic,
+    "loss/top1": losses.top1,
+    "metric/factorized-top-k": sf.FactorizedTopK,
 }
 
 
 def run(layer: Any, inputs: Any) -> list[np.ndarray]:
-    out = layer(inputs, inputs) if isinstance(layer, sf.RetrievalTask) else layer(inputs)
+    task = isinstance(layer, sf.RetrievalTask)
+    out = layer(inputs, inputs, compute_metrics=False) if task else layer(inputs)
     return [it.numpy() for it in tf.nest.flatten(out)]
 
 
@@ -146,7 +165,8 @@ class Holder(keras.Model):
         self.built = True  # the layer is built by its own config
 
     def call(self, inputs: Any) -> Any:
-        return self.layer(inputs, inputs) if isinstance(self.layer, sf.RetrievalTask) else self.layer(inputs)
+        task = isinstance(self.layer, sf.RetrievalTask)
+        return self.layer(inputs, inputs, compute_metrics=False) if task else self.layer(inputs)
 
     def get_config(self) -> dict[str, Any]:
         return {"layer": keras.saving.serialize_keras_object(self.layer)}

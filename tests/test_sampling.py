@@ -33,7 +33,7 @@ SAMPLERS: dict[str, Callable[[], Sampler]] = {
 
 
 def batch_of(ids: Any, draws: int | None = None) -> Batch:
-    ids = tf.constant(ids, tf.int64)
+    ids = tf.convert_to_tensor(ids, tf.int64)
     rows = tf.shape(ids)[0] if draws is None else tf.constant(draws)
     return Batch(tf.gather(VECTORS, ids), ids, rows, CATALOGUE, lambda at: tf.gather(VECTORS, CATALOGUE.ids(at)))
 

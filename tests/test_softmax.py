@@ -9,6 +9,7 @@ import schemaflow as sf
 from schemaflow.errors import ConfigError
 from schemaflow.logits import accidental_hits, corrected_logits, first_occurrences, inclusion_probability
 from schemaflow.losses import categorical_crossentropy, weighted_mean
+from schemaflow.sampling import Batch, sample
 
 QUERIES = tf.constant([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
 CANDIDATES = tf.constant([[1.0, 0.0], [0.5, 1.0], [0.0, -1.0]])
@@ -139,17 +140,6 @@ def test_small_probabilities_survive_a_half_precision_policy() -> None:
     assert float(half) == pytest.approx(float(whole), rel=1e-6)
 
 
-def test_in_batch_candidates_are_the_distinct_items_with_the_probability_of_being_there() -> None:
-    """The stated probability is the share of batches that hold the item, by many draws."""
-    share = np.array([0.6, 0.3, 0.08, 0.02])
-    drawn = np.random.default_rng(0).choice(4, p=share, size=(20_000, 5))
-    seen = np.array([(drawn == item).any(axis=1).mean() for item in range(4)])
-    ids = tf.constant([0, 1, 2, 3, 0])
-    candidates = sf.InBatchSampler().sample(tf.eye(5), ids, tf.gather(tf.constant(share, tf.float32), ids))
-    assert candidates.repeated.numpy().tolist() == [False] * 4 + [True]
-    assert candidates.probability.numpy()[:4] == pytest.approx(seen, abs=0.01)
-
-
 def test_corrected_in_batch_gradient_agrees_with_the_full_softmax() -> None:
     """Averaged over many batches, the corrected gradient points where the full softmax's does; the plain one less so."""
     rng = np.random.default_rng(3)
@@ -157,19 +147,21 @@ def test_corrected_in_batch_gradient_agrees_with_the_full_softmax() -> None:
     items = rng.normal(size=(40, 4)).astype(np.float32)
     share = 1.0 / np.arange(1, 41)
     share /= share.sum()
-    sampler, task = sf.InBatchSampler(), sf.RetrievalTask()
+    samplers, task = [sf.InBatchSampler()], sf.RetrievalTask()
 
     def full(query: tf.Tensor, table: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(categorical_crossentropy(tf.matmul(query, table, transpose_b=True), item))
 
     def sampled(query: tf.Tensor, table: tf.Tensor, item: tf.Tensor, corrected: bool) -> tf.Tensor:
-        batch = sampler.sample(tf.gather(table, item), item, tf.gather(tf.constant(share, tf.float32), item))
+        ids = tf.cast(item, tf.int64)
+        batch = Batch(tf.gather(table, item), ids, tf.shape(ids)[0])
+        found = sample(samplers, batch, lambda of: tf.gather(tf.constant(share, tf.float32), of), corrected, True)
         return task(
             query,
-            batch.embeddings,
-            candidate_sampling_probability=batch.probability if corrected else None,
-            candidate_ids=batch.ids,
-            score_mask=~batch.repeated[tf.newaxis, :],
+            found.embeddings,
+            candidate_sampling_probability=found.probability,
+            candidate_ids=found.ids,
+            score_mask=found.negative[tf.newaxis, :],
         )
 
     @tf.function

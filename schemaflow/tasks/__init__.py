@@ -1,5 +1,6 @@
 """Prediction tasks: what a model is trained for."""
 
+from schemaflow.tasks.factorized_top_k import FactorizedTopK
 from schemaflow.tasks.retrieval import RetrievalTask
 
-__all__ = ["RetrievalTask"]
+__all__ = ["FactorizedTopK", "RetrievalTask"]

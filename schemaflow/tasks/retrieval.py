@@ -1,16 +1,22 @@
 """The retrieval task: pick the positive among the candidates."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
-from schemaflow.logits import accidental_hits, corrected_logits
-from schemaflow.losses import Loss, weighted_mean
-from schemaflow.registry import lookup, register
+from schemaflow.logits import accidental_hits, corrected_logits, hardest_negatives
+from schemaflow.losses import Loss, as_loss, weighted_mean
+from schemaflow.registry import register
+from schemaflow.tasks.factorized_top_k import FactorizedTopK
 
 __all__ = ["RetrievalTask"]
+
+DROPPED = tf.float32.min / 2
+"""What batch metrics see of a dropped candidate: the lowest logit whose distance to any other is finite."""
 
 
 @register("task", "retrieval")
@@ -18,34 +24,100 @@ __all__ = ["RetrievalTask"]
 class RetrievalTask(keras.layers.Layer):
     """A loss on query and candidate vectors: `mean_i loss(q_i . c_j / temperature - log p_j)`, the positive of row i in column i.
 
-    Used alone, candidates are taken as given: column j is corrected when it comes with a sampling probability, and an
-    accidental hit (row i's own positive in another column) is dropped when ids are given.
+    In this order: scores; temperature; log-Q, where candidates come with a sampling probability; accidental hits (row
+    i's own positive in another column), dropped where ids are given; the score mask; hard negatives; the loss; metrics.
 
     Args:
-        loss: The name of a registered loss; `categorical_crossentropy` if None.
-        temperature: The scores are divided by it; 1 if None.
+        loss: The name of a registered loss, `categorical_crossentropy` if None; or a callable of the same form, such as
+            `losses.CategoricalCrossentropy(label_smoothing=0.1)`; Keras's `CategoricalCrossentropy(from_logits=True)` is
+            taken for ours.
+        metrics: A `FactorizedTopK`, or a list of them: the positive's rank among the whole catalogue.
+        batch_metrics: A Keras metric, or a list of them, which gets the one-hot labels and the logits that the loss gets,
+            dropped candidates at the lowest finite logit: the positive's place among the batch.
+        temperature: The scores are divided by it; 1 if None; "learned" for a weight, `exp(log_temperature)`.
+        num_hard_negatives: Only so many negatives of each row, those with the highest logits, enter the loss; all do if
+            None, not positive or beyond the batch.
+        name: Of the layer.
+        loss_weight: What a model multiplies this loss with, beside other tasks; the task's own call does not.
+        metrics_in_training: Whether a model computes `metrics` in training too; a task alone goes by `compute_metrics`.
+        initial_temperature: Where a learned temperature begins.
         **kwargs: Of `keras.layers.Layer`.
 
     Raises:
-        ConfigError: There is no such loss, or the temperature is not above 0.
+        ConfigError: There is no such loss, a temperature is not above 0, or a metric is of another kind.
+
+    Strings cannot be compiled by XLA: a model that passes them as ids is to be compiled with `jit_compile=False`, unless
+    one of its own layers says so already.
 
     Source:
         The arguments are those of TensorFlow Recommenders' Retrieval task; the loss here is a mean, not a sum.
 
     Example:
-        >>> task = RetrievalTask()
-        >>> round(float(task(tf.zeros((2, 4)), tf.zeros((2, 4)))), 4)
+        >>> task = RetrievalTask(num_hard_negatives=1)
+        >>> round(float(task(tf.zeros((3, 4)), tf.zeros((3, 4)))), 4)
         0.6931
     """
 
-    def __init__(self, loss: str | None = None, temperature: float | None = None, **kwargs: Any) -> None:
-        super().__init__(autocast=False, **kwargs)  # small probabilities do not fit half precision
-        if temperature is not None and not (isinstance(temperature, (int, float)) and temperature > 0):
-            raise ConfigError(f"the temperature is {temperature!r}; expected a number above 0")
-        self.loss = loss
+    def __init__(
+        self,
+        loss: Any = None,
+        metrics: FactorizedTopK | Sequence[FactorizedTopK] | None = None,
+        batch_metrics: keras.metrics.Metric | Sequence[keras.metrics.Metric] | None = None,
+        temperature: float | str | None = None,
+        num_hard_negatives: int | None = None,
+        name: str | None = None,
+        *,
+        loss_weight: float = 1.0,
+        metrics_in_training: bool = False,
+        initial_temperature: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, name=name, **kwargs)  # small probabilities do not fit half precision
+        learned = isinstance(temperature, str)
+        if learned and temperature != "learned":
+            raise ConfigError(f'the temperature is "{temperature}"; expected a number above 0, or "learned"')
+        if not learned and temperature is not None and not _is_positive(temperature):
+            raise ConfigError(f'the temperature is {temperature!r}; expected a number above 0, or "learned"')
+        if not _is_positive(initial_temperature):
+            raise ConfigError(f"initial_temperature is {initial_temperature!r}; expected a number above 0")
+        if not learned and initial_temperature != 1.0:
+            raise ConfigError('initial_temperature is where a learned one begins; pass temperature="learned" with it')
+        if not (num_hard_negatives is None or type(num_hard_negatives) is int):
+            raise ConfigError(f"num_hard_negatives is {num_hard_negatives!r}; expected an integer or None")
+        if not (loss_weight == 0 or _is_positive(loss_weight)):
+            raise ConfigError(f"loss_weight is {loss_weight!r}; expected a number, 0 or above")
+        self.loss = loss if isinstance(loss, str) else None if loss is None else as_loss(loss)
+        self._loss: Loss = as_loss(loss)
+        self._factorized_metrics = _metrics("metrics", metrics, FactorizedTopK)
+        self.batch_metrics = _metrics("batch_metrics", batch_metrics, keras.metrics.Metric)
         self.temperature = temperature
-        self._loss: Loss = lookup("loss", "categorical_crossentropy" if loss is None else loss)
+        self.num_hard_negatives = num_hard_negatives
+        self.loss_weight = loss_weight
+        self.metrics_in_training = metrics_in_training
+        self.initial_temperature = initial_temperature
+        # the logarithm, so that no step of the optimizer makes a temperature of 0 or below
+        self.log_temperature = (
+            self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(math.log(initial_temperature)),
+                dtype="float32",
+                name="log_temperature",
+            )
+            if learned
+            else None
+        )
         self.built = True
+
+    @property
+    def factorized_metrics(self) -> list[FactorizedTopK]:
+        """The metrics over the whole catalogue, a list; one metric, a list or None can be assigned."""
+        return self._factorized_metrics
+
+    @factorized_metrics.setter
+    def factorized_metrics(self, metrics: FactorizedTopK | Sequence[FactorizedTopK] | None) -> None:
+        given = _metrics("factorized_metrics", metrics, FactorizedTopK)
+        self._factorized_metrics.clear()  # in place: Keras tracks, and so reports, what this very list holds
+        self._factorized_metrics.extend(given)
 
     def call(
         self,
@@ -54,30 +126,128 @@ class RetrievalTask(keras.layers.Layer):
         sample_weight: tf.Tensor | None = None,
         candidate_sampling_probability: tf.Tensor | None = None,
         candidate_ids: tf.Tensor | None = None,
+        compute_metrics: bool = True,
         score_mask: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Return the loss, a scalar float32.
+        """Return the loss, a scalar float32, and update the metrics.
 
         Args:
             query_embeddings: [q, dim].
             candidate_embeddings: [c, dim], c >= q; row i is query i's positive, the rows beyond q are negatives of all.
             sample_weight: [q]; the loss is `sum w l / sum w`.
-            candidate_sampling_probability: [c], above 0.
-            candidate_ids: [c], of any dtype that can be compared.
+            candidate_sampling_probability: [c] or [q, c], above 0.
+            candidate_ids: [c], integers or strings.
+            compute_metrics: Whether to update `metrics`; batch metrics always are.
             score_mask: True where a candidate takes part, broadcast against [q, c]; a positive always does.
+
+        Raises:
+            ConfigError: A shape does not fit, there are fewer candidates than queries, or a probability is not above 0.
+                Inside a `tf.function` what only running tells is TensorFlow's InvalidArgumentError.
         """
         queries, candidates = tf.shape(query_embeddings)[0], tf.shape(candidate_embeddings)[0]
-        scores = tf.matmul(query_embeddings, candidate_embeddings, transpose_b=True)  # [q, c]
-        log_q = None if candidate_sampling_probability is None else tf.math.log(candidate_sampling_probability)
+        q, c = query_embeddings.shape[0], candidate_embeddings.shape[0]
+        _require(
+            candidates >= queries,
+            "there are fewer candidates than queries; expected query i's positive in row i, and c >= q",
+        )
+        _require_shape("sample_weight", sample_weight, [q])
+        _require_shape("candidate_sampling_probability", candidate_sampling_probability, [c], [q, c])
+        _require_shape("candidate_ids", candidate_ids, [c])
+        # products of half precision overflow where their factors do not
+        scores = tf.matmul(
+            tf.cast(query_embeddings, tf.float32), tf.cast(candidate_embeddings, tf.float32), transpose_b=True
+        )  # [q, c]
+        log_q = None
+        if candidate_sampling_probability is not None:
+            probability = tf.cast(candidate_sampling_probability, tf.float32)
+            _require(
+                tf.reduce_all(probability > 0),
+                "a candidate_sampling_probability is not above 0; expected each candidate's probability of being sampled",
+            )
+            log_q = tf.math.log(probability)
         dropped = None
         if candidate_ids is not None:
-            dropped = accidental_hits(candidate_ids[:queries], candidate_ids)
+            ids = tf.convert_to_tensor(candidate_ids)
+            dropped = accidental_hits(ids[:queries], ids)
         if score_mask is not None:
             masked = ~tf.broadcast_to(score_mask, tf.shape(scores)) & ~tf.eye(queries, candidates, dtype=tf.bool)
             dropped = masked if dropped is None else dropped | masked
-        logits = corrected_logits(scores, 1.0 if self.temperature is None else self.temperature, log_q, dropped)
-        return weighted_mean(self._loss(logits, tf.range(queries)), sample_weight)
+        logits, positives = corrected_logits(scores, self._temperature(), log_q, dropped), tf.range(queries)
+        if self.num_hard_negatives is not None and self.num_hard_negatives > 0:
+            logits, positives = hardest_negatives(logits, self.num_hard_negatives), tf.zeros_like(positives)
+        losses = self._loss(logits, positives)  # [q]
+        _require_shape("the loss", losses, [q])
+        if compute_metrics:
+            for metric in self.factorized_metrics:
+                metric.update_state(
+                    query_embeddings,
+                    candidate_embeddings[:queries],
+                    None if candidate_ids is None else ids[:queries],
+                    sample_weight,
+                )
+        if self.batch_metrics:
+            labels = tf.one_hot(positives, tf.shape(logits)[1])
+            seen = tf.stop_gradient(tf.where(logits == float("-inf"), DROPPED, logits))
+            for metric in self.batch_metrics:
+                metric.update_state(labels, seen, sample_weight)
+        return weighted_mean(losses, sample_weight)
+
+    def _temperature(self) -> float | tf.Tensor:
+        if self.log_temperature is not None:
+            return tf.exp(tf.convert_to_tensor(self.log_temperature))
+        return 1.0 if self.temperature is None else float(self.temperature)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
-        return super().get_config() | {"loss": self.loss, "temperature": self.temperature}
+        serialize = keras.saving.serialize_keras_object
+        return super().get_config() | {
+            "loss": self.loss if self.loss is None or isinstance(self.loss, str) else serialize(self.loss),
+            "metrics": [serialize(it) for it in self.factorized_metrics],
+            "batch_metrics": [serialize(it) for it in self.batch_metrics],
+            "temperature": self.temperature,
+            "num_hard_negatives": self.num_hard_negatives,
+            "loss_weight": self.loss_weight,
+            "metrics_in_training": self.metrics_in_training,
+            "initial_temperature": self.initial_temperature,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "RetrievalTask":
+        """Make the task of `get_config`."""
+        made = keras.saving.deserialize_keras_object
+        parts = {key: [made(it) for it in config[key]] for key in ("metrics", "batch_metrics")}
+        loss = config["loss"] if isinstance(config["loss"], str) else made(config["loss"])
+        return cls(**{**config, **parts, "loss": loss})
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < math.inf
+
+
+def _metrics(argument: str, given: Any, kind: type[Any]) -> list[Any]:
+    metrics = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    if wrong := [it for it in metrics if not isinstance(it, kind)]:
+        raise ConfigError(
+            f"{argument} holds {wrong[0]!r}; expected a {kind.__name__}, or a list of them"
+            + (" (metrics over the batch go into batch_metrics)" if isinstance(wrong[0], keras.metrics.Metric) else "")
+        )
+    return metrics
+
+
+def _require(holds: tf.Tensor, message: str) -> None:
+    """Raise the message where it does not hold: at once where it is known, else when the graph runs."""
+    known = tf.get_static_value(holds)
+    if known is None:
+        tf.debugging.Assert(holds, [message])
+    elif not known:
+        raise ConfigError(message)
+
+
+def _require_shape(argument: str, tensor: Any, *shapes: list[int | None]) -> None:
+    """Refuse a shape that would fit by broadcasting alone."""
+    if tensor is None:
+        return
+    found = tf.convert_to_tensor(tensor).shape
+    if not any(found.is_compatible_with(shape) for shape in shapes):
+        expected = " or ".join(str(shape) for shape in shapes)
+        raise ConfigError(f"{argument} has the shape {found}; expected {expected}")

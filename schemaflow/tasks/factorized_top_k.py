@@ -1,0 +1,303 @@
+"""The rank of each positive among the whole catalogue, as a Keras metric."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from schemaflow.errors import ConfigError
+from schemaflow.registry import register
+from schemaflow.schema.sources import ArrowStream, Source
+
+__all__ = ["FactorizedTopK"]
+
+SCORES = 2**25
+"""Scores in memory at a time, 128 MB of them."""
+
+TOLERANCE = 1e-5
+"""Scores nearer than this share of |q| |c| are tied where a positive is known by its score alone."""
+
+
+@register("metric", "factorized-top-k")
+@keras.saving.register_keras_serializable("schemaflow")
+class FactorizedTopK(keras.metrics.Metric):
+    """The share of rows whose positive is among the k candidates of highest score: `sum_i w_i [rank_i <= k] / sum_i w_i`.
+
+    `rank = 1 + |candidates scored strictly higher| + |candidates tied, itself left out|`, exact, over all candidates: a
+    model that scores everything alike comes last. A NaN score is never a hit.
+
+    Where both come with ids, a positive is found by its id, and its score is its candidate's own; a positive that is no
+    candidate is a miss. Without ids it is known by its score alone: candidates within a small tolerance of it are tied
+    with it, one of them being itself. Pass ids where its vector may differ from its candidate's by more: in training,
+    where candidates are as old as the epoch, or with towers of half precision.
+
+    Args:
+        candidates: A dataset (or list) of batches of vectors [b, dim], or of (identifiers [b], vectors [b, dim]), such as
+            `items.batch(128).map(item_model)`: gone through once at the start of each epoch and evaluation, when Keras
+            resets its metrics. Or a table of items or the path of one, which a `TwoTowerModel` encodes; or None, for
+            vectors given by `set_candidates`.
+        ks: The cut-offs; those beyond the number of candidates count every positive that is one.
+        name: The results are called `<name>/hit_rate@<k>`.
+        **kwargs: Of `keras.metrics.Metric`.
+
+    Raises:
+        ConfigError: A cut-off is no integer above 0 or stands twice, or the candidates cannot be gone through twice.
+
+    The result is NaN where no row was counted. The config keeps the path of a table, and no other candidates.
+
+    Source:
+        The arguments are those of TensorFlow Recommenders' FactorizedTopK, which counts ties as hits.
+
+    Example:
+        >>> metric = FactorizedTopK(ks=(1, 2)).set_candidates(tf.constant([[1.0], [3.0], [2.0]]), tf.constant([7, 8, 9]))
+        >>> metric.update_state(tf.ones((2, 1)), tf.constant([[3.0], [2.0]]), tf.constant([8, 9]))
+        >>> {name: float(rate) for name, rate in metric.result().items()}
+        {'factorized_top_k/hit_rate@1': 0.5, 'factorized_top_k/hit_rate@2': 1.0}
+    """
+
+    def __init__(
+        self,
+        candidates: Any = None,
+        ks: Sequence[int] = (1, 5, 10, 50, 100),
+        name: str = "factorized_top_k",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        ks = tuple(ks)
+        if not ks or not all(type(k) is int and k > 0 for k in ks) or len(set(ks)) < len(ks):
+            raise ConfigError(f"ks is {ks!r}; expected integers above 0, each once")
+        self.ks = ks
+        self._hits = self.add_variable(shape=(len(ks),), initializer="zeros", dtype="float32", name="hits")
+        self._weight = self.add_variable(shape=(), initializer="zeros", dtype="float32", name="weight")
+        self._vectors: Any = None  # tf.Variable [n, dim]
+        self._keys: Any = None  # tf.Variable [n] int64, sorted
+        self._rows: Any = None  # tf.Variable [n] int32, the candidate of each key
+        self._id_dtype: tf.DType | None = None
+        self.candidates = candidates
+
+    @property
+    def candidates(self) -> Any:
+        """What the metric was given for candidates; another can be assigned."""
+        return self._candidates
+
+    @candidates.setter
+    def candidates(self, candidates: Any) -> None:
+        if not _is_table(candidates) and (not isinstance(candidates, Iterable) or isinstance(candidates, Iterator)):
+            raise ConfigError(
+                f"candidates is {candidates!r}; expected a dataset or a list of batches, which can be gone through more than"
+                " once, or a table of items"
+            )
+        self._candidates = candidates
+
+    @property
+    def needs_encoding(self) -> bool:
+        """Whether they are a table of items, or none, so that a model is to encode its items and give them to `set_candidates`."""
+        return _is_table(self.candidates)
+
+    def set_candidates(self, embeddings: Any, identifiers: Any = None) -> "FactorizedTopK":
+        """Take the vectors to rank, in place of any before, and return the metric itself.
+
+        Args:
+            embeddings: [n, dim] float, n >= 1.
+            identifiers: [n] strings or integers, each once; None where positives are known by their score alone.
+
+        Raises:
+            ConfigError: The shapes do not fit, an identifier stands twice, or identifiers are of another kind than those
+                of the candidates before, which a compiled graph may read.
+        """
+        with tf.init_scope():
+            vectors = tf.cast(tf.convert_to_tensor(embeddings), tf.float32)
+            if vectors.shape.rank != 2 or vectors.shape[0] == 0:
+                raise ConfigError(
+                    f"candidates have the shape {tuple(vectors.shape)}; expected [n, dim] with at least one candidate"
+                )
+            ids = None if identifiers is None else tf.convert_to_tensor(identifiers)
+            if ids is not None and tuple(ids.shape) != (vectors.shape[0],):
+                raise ConfigError(
+                    f"identifiers have the shape {tuple(ids.shape)}; expected [{vectors.shape[0]}], one for each candidate"
+                )
+            dtype = None if ids is None else _kind(ids)
+            if self._vectors is not None and dtype != self._id_dtype:
+                raise ConfigError(
+                    f"the identifiers are {_named(dtype)}, and those before were {_named(self._id_dtype)}; make another FactorizedTopK"
+                )
+            self._id_dtype = dtype
+            # of open shape: the catalogue may grow under a graph that reads it
+            self._vectors = _assigned(self._vectors, vectors, [None, None])
+            if ids is not None:
+                keys = _keys(ids).numpy()
+                order = np.argsort(keys, kind="stable")
+                _refuse_repeated(ids.numpy(), keys, order)
+                self._keys = _assigned(self._keys, tf.constant(keys[order], tf.int64), [None])
+                self._rows = _assigned(self._rows, tf.constant(order, tf.int32), [None])
+        return self
+
+    def reset_state(self) -> None:
+        """Count anew, and encode the candidates again where they are a dataset."""
+        super().reset_state()
+        if not _is_table(self.candidates):
+            self._encode()
+
+    def update_state(
+        self,
+        query_embeddings: tf.Tensor,
+        true_candidate_embeddings: tf.Tensor,
+        true_candidate_ids: tf.Tensor | None = None,
+        sample_weight: tf.Tensor | None = None,
+    ) -> None:
+        """Count the rows whose positive is among the k best.
+
+        Args:
+            query_embeddings: [q, dim].
+            true_candidate_embeddings: Of each row's positive, [q, dim].
+            true_candidate_ids: Of each row's positive, [q]; of the same kind as the candidates' identifiers.
+            sample_weight: [q].
+
+        Raises:
+            ConfigError: There are no candidates yet, or ids are strings on one side and integers on the other.
+        """
+        if self._vectors is None:
+            self._encode()
+        queries = tf.stop_gradient(tf.cast(query_embeddings, tf.float32))
+        if true_candidate_ids is not None and self._id_dtype is not None:
+            ids = tf.convert_to_tensor(true_candidate_ids)
+            if _kind(ids) != self._id_dtype:
+                raise ConfigError(
+                    f"true_candidate_ids are {ids.dtype.name}, and the candidates' identifiers {_named(self._id_dtype)};"
+                    " expected the same ids"
+                )
+            ranks, found = self._ranks_by_id(queries, _keys(ids))
+        else:
+            positives = tf.stop_gradient(tf.cast(true_candidate_embeddings, tf.float32))
+            ranks, found = self._ranks_by_score(queries, positives)
+        hits = tf.cast(found[:, tf.newaxis] & (ranks[:, tf.newaxis] <= tf.constant(self.ks)), tf.float32)  # [q, ks]
+        weights = tf.ones_like(ranks, tf.float32) if sample_weight is None else tf.cast(sample_weight, tf.float32)
+        weights = tf.ensure_shape(weights, [None])  # [q, 1] would count each row with all weights
+        self._hits.assign_add(tf.reduce_sum(hits * weights[:, tf.newaxis], axis=0))
+        self._weight.assign_add(tf.reduce_sum(weights))
+
+    def result(self) -> dict[str, tf.Tensor]:
+        """Return `<name>/hit_rate@<k>` for each k, scalars."""
+        rates = tf.convert_to_tensor(self._hits) / tf.convert_to_tensor(self._weight)
+        return {f"{self.name}/hit_rate@{k}": rates[index] for index, k in enumerate(self.ks)}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments; of the candidates, the path of a table alone."""
+        path = str(self.candidates) if isinstance(self.candidates, (str, Path)) else None
+        return super().get_config() | {"candidates": path, "ks": list(self.ks)}
+
+    def _encode(self) -> None:
+        if self.needs_encoding:
+            raise ConfigError(
+                f'the metric "{self.name}" has no vectors of candidates: '
+                + (
+                    "it was given none (a dataset is not saved with a model)"
+                    if self.candidates is None
+                    else "it was given a table, which only a TwoTowerModel encodes"
+                )
+                + "; call set_candidates(embeddings, identifiers), or assign a dataset of vectors to its candidates"
+            )
+        with tf.init_scope():  # the dataset is gone through now, not in the graph that is being traced
+            batches = list(self.candidates)
+            if not batches:
+                raise ConfigError("the dataset of candidates is empty; expected at least one batch")
+            if isinstance(batches[0], (tuple, list)):
+                self.set_candidates(tf.concat([it[1] for it in batches], 0), tf.concat([it[0] for it in batches], 0))
+            else:
+                self.set_candidates(tf.concat(batches, 0))
+
+    def _ranks_by_id(self, queries: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the rank of each row's positive, [q] int32, and whether it has one, [q] bool."""
+        place = tf.minimum(tf.searchsorted(self._keys, keys), tf.size(self._keys) - 1)  # [q]
+        known = tf.gather(self._keys, place) == keys
+        rows = tf.gather(self._rows, place)  # [q], of another candidate where the positive is none
+
+        def rank(scores: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            own = tf.gather(scores, rows, axis=1, batch_dims=1)[:, tf.newaxis]  # [b, 1]
+            return _count(~(scores < own)), ~tf.math.is_nan(own[:, 0])
+
+        ranks, scored = self._by_blocks(rank, queries, rows)
+        return ranks, known & scored
+
+    def _ranks_by_score(self, queries: tf.Tensor, positives: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return what `_ranks_by_id` does, for positives without an id."""
+        own = tf.reduce_sum(queries * positives, axis=1)  # [q]
+        tolerance = TOLERANCE * tf.norm(queries, axis=1) * tf.norm(positives, axis=1)  # [q]
+
+        def rank(scores: tf.Tensor, bounds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # what is neither lower nor higher is tied, and one of the tied is the positive itself
+            not_lower = _count(~(scores < bounds[:, :1]))
+            higher = _count(~(scores <= bounds[:, 1:]))
+            return tf.maximum(not_lower, higher + 1), ~tf.math.is_nan(bounds[:, 0])
+
+        return self._by_blocks(rank, queries, tf.stack([own - tolerance, own + tolerance], axis=1))
+
+    def _by_blocks(self, rank: Any, queries: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return `rank(scores [b, n], others [b, ...])` of all queries, a block of so many at a time as memory allows."""
+        vectors = tf.convert_to_tensor(self._vectors)  # [n, dim]
+        rows = tf.shape(queries)[0]
+        block = tf.maximum(1, tf.minimum(rows, SCORES // tf.shape(vectors)[0]))
+        blocks = -(-rows // block)
+
+        def split(tensor: tf.Tensor) -> tf.Tensor:  # [q, ...] -> [blocks, block, ...], the last filled with zeros
+            padded = tf.pad(tensor, [[0, blocks * block - rows]] + [[0, 0]] * (tensor.shape.rank - 1))
+            return tf.reshape(padded, tf.concat([[blocks, block], tf.shape(tensor)[1:]], 0))
+
+        ranks, found = tf.map_fn(
+            lambda it: rank(tf.matmul(it[0], vectors, transpose_b=True), it[1]),
+            (split(queries), split(others)),
+            fn_output_signature=(tf.int32, tf.bool),
+            parallel_iterations=1,  # several at a time would be several blocks in memory
+        )
+        return tf.reshape(ranks, [-1])[:rows], tf.reshape(found, [-1])[:rows]
+
+
+def _is_table(candidates: Any) -> bool:
+    """Return whether the candidates hold no vectors: they are a table, the path of one, or not there."""
+    in_memory = isinstance(candidates, (Mapping, Source, ArrowStream))
+    pandas = type(candidates).__module__.partition(".")[0] == "pandas"
+    return candidates is None or isinstance(candidates, (str, Path)) or in_memory or pandas
+
+
+def _kind(ids: tf.Tensor) -> tf.DType:
+    if not (ids.dtype == tf.string or ids.dtype.is_integer):
+        raise ConfigError(f"identifiers are {ids.dtype.name}; expected strings or integers")
+    return tf.string if ids.dtype == tf.string else tf.int64
+
+
+def _named(dtype: tf.DType | None) -> str:
+    return "none" if dtype is None else "strings" if dtype == tf.string else "integers"
+
+
+def _keys(ids: tf.Tensor) -> tf.Tensor:
+    """Return an int64 for each id: itself, or a string's fingerprint."""
+    return tf.strings.to_hash_bucket_fast(ids, tf.int64.max) if ids.dtype == tf.string else tf.cast(ids, tf.int64)
+
+
+def _refuse_repeated(ids: Any, keys: Any, order: Any) -> None:
+    """Refuse an id that stands twice, and two strings of one fingerprint."""
+    ids, keys = ids[order], keys[order]
+    repeated = np.flatnonzero(keys[1:] == keys[:-1])
+    if not len(repeated):
+        return
+    first, second = ids[repeated[0]], ids[repeated[0] + 1]
+    if first != second:
+        raise ConfigError(f"the identifiers {first!r} and {second!r} have one fingerprint; pass integers")
+    raise ConfigError(
+        f"{len(np.unique(keys[1:][repeated]))} of the candidates' identifiers stand more than once, {first!r} the first of them;"
+        " expected each candidate once: remove the others"
+    )
+
+
+def _assigned(variable: Any, value: tf.Tensor, shape: list[None]) -> Any:
+    if variable is None:
+        return tf.Variable(value, trainable=False, shape=shape)
+    variable.assign(value)
+    return variable
+
+
+def _count(chosen: tf.Tensor) -> tf.Tensor:
+    return tf.math.count_nonzero(chosen, axis=1, dtype=tf.int32)

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
+    from schemaflow.tasks.targets import BinaryClassificationTask as BinaryClassificationTask
+    from schemaflow.tasks.targets import RegressionTask as RegressionTask
 
 _HOMES = {
+    "BinaryClassificationTask": "schemaflow.tasks.targets",
     "BruteForce": "schemaflow.index",
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
@@ -35,6 +38,7 @@ _HOMES = {
     "L2Norm": "schemaflow.layers.norm",
     "MLPBlock": "schemaflow.layers.mlp",
     "Recommender": "schemaflow.export",
+    "RegressionTask": "schemaflow.tasks.targets",
     "Report": "schemaflow.evaluation",
     "RetrievalTask": "schemaflow.tasks.retrieval",
     "RunConfig": "schemaflow.config",
@@ -48,6 +52,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BinaryClassificationTask",
     "BruteForce",
     "EmbeddingOptions",
     "EmbeddingTable",
@@ -56,6 +61,7 @@ __all__ = [
     "L2Norm",
     "MLPBlock",
     "Recommender",
+    "RegressionTask",
     "Report",
     "RetrievalTask",
     "RunConfig",

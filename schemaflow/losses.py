@@ -1,12 +1,14 @@
 """Losses of retrieval: logits and the positive's column in, one loss a row out."""
 
 from collections.abc import Callable
+from numbers import Real
 
 import tensorflow as tf
 
+from schemaflow.errors import ConfigError
 from schemaflow.registry import register
 
-__all__ = ["Loss", "categorical_crossentropy", "weighted_mean"]
+__all__ = ["Loss", "categorical_crossentropy", "check_loss_weight", "weighted_mean"]
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """(logits [q, c], positive column [q]) -> [q]."""
@@ -44,3 +46,14 @@ def weighted_mean(losses: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Ten
         return tf.reduce_mean(losses)
     weights = tf.cast(weights, losses.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
+
+
+def check_loss_weight(weight: float) -> float:
+    """Return the weight of a loss.
+
+    Raises:
+        ConfigError: It is no number above 0.
+    """
+    if not isinstance(weight, Real) or isinstance(weight, bool) or not 0 < weight < float("inf"):
+        raise ConfigError(f"loss_weight is {weight!r}; expected a number above 0 (without a loss, leave the task out)")
+    return float(weight)

@@ -28,9 +28,12 @@ from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import TableLike, open_source
 from schemaflow.schema.tags import Tags, parse_tag
 from schemaflow.tasks.retrieval import RetrievalTask
+from schemaflow.tasks.targets import TargetTask, refuse_twins
 from schemaflow.towers import Tower, fresh_copy
 
 __all__ = ["TwoTowerModel"]
+
+Task = RetrievalTask | TargetTask
 
 BATCH_SIZE = 1024
 """Rows a batch where none is asked for: each is a negative of the others, so more than Keras's 32."""
@@ -52,7 +55,8 @@ class TwoTowerModel(keras.Model):
         item_tower_tag: The features with this tag enter the item tower.
         embedding_options: How wide the embedding tables are, and how they begin.
         post: A layer applied to the outputs of both towers.
-        prediction_tasks: A `RetrievalTask`, or a list with one; made from `loss` and `logits_temperature` if None.
+        prediction_tasks: A task or a list of tasks, of which one may be a `RetrievalTask`; a `RetrievalTask` made from
+            `loss` and `logits_temperature` if None. The loss is the sum of theirs, each times its `loss_weight`.
         logits_temperature: The scores are divided by it in the loss.
         loss: The name of a registered loss.
         samplers: Where the candidates of the loss come from: a list of one; `[InBatchSampler()]` if empty.
@@ -94,7 +98,7 @@ class TwoTowerModel(keras.Model):
         item_tower_tag: Tags | str = Tags.ITEM,
         embedding_options: EmbeddingOptions = EmbeddingOptions(),
         post: keras.layers.Layer | None = None,
-        prediction_tasks: RetrievalTask | Sequence[RetrievalTask] | None = None,
+        prediction_tasks: Task | Sequence[Task] | None = None,
         logits_temperature: float = 1.0,
         loss: str = "categorical_crossentropy",
         samplers: Sequence[Sampler] = (),
@@ -131,11 +135,11 @@ class TwoTowerModel(keras.Model):
         self.sides = sides
         self.embedding_options = embedding_options
         self.post = post
-        self.task = _one_task(prediction_tasks, logits_temperature, loss, samplers)
+        self.task, self.targets = _tasks(prediction_tasks, schema, logits_temperature, loss, samplers)
         self._own_task = prediction_tasks is not None
         self.sampler = _one_sampler(samplers)
         self._own_sampler = bool(samplers)
-        self._share = _item_shares(schema, sides.item_id, correction)
+        self._share = None if self.task is None else _item_shares(schema, sides.item_id, correction)
         item_block = fresh_copy(query_tower) if item_tower is None else item_tower
         inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
         inputs.require_fitted()
@@ -162,6 +166,8 @@ class TwoTowerModel(keras.Model):
                 f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
                 " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
             )
+        for task in self.targets.values():
+            task.build((None, self.query_tower.dim), (None, self.item_tower.dim))
         self.built = True
 
     # -- Keras's hooks --------------------------------------------------------------------------------------------
@@ -169,39 +175,50 @@ class TwoTowerModel(keras.Model):
     def call(self, inputs: Tensors, training: bool = False) -> dict[str, tf.Tensor]:
         """Return `query` [batch, dim], `candidate` [batch, dim] and `score` [batch], the dot product of the two.
 
+        Outside training, also each target's prediction [batch], under its task's name.
+
         Args:
             inputs: The features of both sides, raw or encoded.
             training: Reaches the towers' layers through Keras.
         """
         query, candidate = self.query_tower(inputs), self.item_tower(inputs)
-        return {"query": query, "candidate": candidate, "score": tf.reduce_sum(query * candidate, axis=-1)}
+        out = {"query": query, "candidate": candidate, "score": tf.reduce_sum(query * candidate, axis=-1)}
+        # in training each head runs once, with the labels
+        return out if training else out | {task.name: task(query, candidate) for task in self.targets.values()}
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
-        """Return the task's loss and the regularization's."""
+        """Return the tasks' losses, each times its weight, and the regularization's."""
+        weights = self._weights(x, sample_weight)
+        losses = []
+        if self.task is not None:
+            losses.append(self.task.loss_weight * self._retrieval_loss(self.task, x, y_pred, weights))
+        for target, task in self.targets.items():
+            labels = _column(x, target, "is a target")
+            loss = task.compute(labels, y_pred["query"], y_pred["candidate"], weights, training)
+            losses.append(task.loss_weight * loss)
+        return tf.add_n([*losses, *(tf.cast(it, losses[0].dtype) for it in self.losses)])
+
+    def _retrieval_loss(self, task: RetrievalTask, x: Tensors, y_pred: Tensors, weights: tf.Tensor | None) -> tf.Tensor:
         ids = self.item_tower.encoder.rows(self.sides.item_id.name, x)  # [batch]
         share = None if self._share is None else tf.gather(self._share, ids)  # [batch]
         candidates = self.sampler.sample(y_pred["candidate"], ids, share)
-        loss = self.task(
+        return task(
             y_pred["query"],
             candidates.embeddings,
-            sample_weight=self._weights(x, sample_weight),
+            sample_weight=weights,
             candidate_sampling_probability=candidates.probability,
             candidate_ids=candidates.ids,
             score_mask=~candidates.repeated[tf.newaxis, :],  # [1, c]
         )
-        return tf.add_n([loss, *(tf.cast(it, loss.dtype) for it in self.losses)])
 
     def _weights(self, x: Tensors, given: tf.Tensor | None) -> tf.Tensor | None:
         """Return each row's weight in the loss, [batch]: that of the schema's feature, times what Keras was given."""
         feature = self.sides.weight
         if feature is None:
             return given
-        key = next((it for it in (encoded_name(feature.name), feature.name) if it in x), None)
-        if key is None:
-            raise ConfigError(f'feature "{feature.name}", which weighs the loss, is missing from the dataset')
-        weights = tf.cast(x[key], tf.float32)
+        weights = tf.cast(_column(x, feature.name, "weighs the loss"), tf.float32)
         return weights if given is None else weights * tf.cast(given, tf.float32)
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
@@ -261,20 +278,18 @@ class TwoTowerModel(keras.Model):
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any
     ) -> Any:
-        """Return the loss. Ranks over the whole catalogue come from `schemaflow.evaluate`."""
+        """Return the loss, and the metrics of each target. Ranks over the whole catalogue come from `schemaflow.evaluate`."""
         dataset = self._dataset(x, batch_size, tables)
         with data_errors():
             return super().evaluate(dataset, y, **kwargs)
 
     def predict(self, x: Any, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any) -> dict[str, Array]:
-        """Return `query`, `candidate` and `score` of each row."""
-        dataset = self._dataset(x, batch_size, tables, weighted=False)
+        """Return `query`, `candidate` and `score` of each row, and each target's prediction under its task's name."""
+        dataset = self._dataset(x, batch_size, tables, judged=False)
         with data_errors():
             return super().predict(dataset, **kwargs)
 
-    def _dataset(
-        self, x: Any, batch_size: int | None, tables: Any, shuffle: bool = False, weighted: bool = True
-    ) -> Any:
+    def _dataset(self, x: Any, batch_size: int | None, tables: Any, shuffle: bool = False, judged: bool = True) -> Any:
         if isinstance(x, tf.data.Dataset):
             if batch_size is not None or tables is not None:
                 raise ConfigError(
@@ -282,8 +297,9 @@ class TwoTowerModel(keras.Model):
                 )
             return x
         names = [feature.name for feature in (*self.sides.query, *self.sides.item)]
-        if weighted and self.sides.weight is not None:
-            names.append(self.sides.weight.name)
+        if judged:
+            names += self.targets
+            names += [] if self.sides.weight is None else [self.sides.weight.name]
         # Keras seeds Python's generator too, so set_random_seed fixes the order
         seed = random.getrandbits(63) if shuffle else None
         return read_parquet(
@@ -422,7 +438,9 @@ class TwoTowerModel(keras.Model):
             "item_tower": serialize(self.item_tower.block),
             "embedding_options": options_config(self.embedding_options),
             "post": None if self.post is None else serialize(self.post),
-            "prediction_tasks": serialize(self.task) if self._own_task else None,
+            "prediction_tasks": [serialize(it) for it in (self.task, *self.targets.values()) if it is not None]
+            if self._own_task
+            else None,
             "samplers": [serialize(self.sampler)] if self._own_sampler else [],
         }
 
@@ -447,17 +465,32 @@ def _check_layer(argument: str, layer: Any) -> None:
         raise ConfigError(f"{argument} is {layer!r}; expected a Keras layer, such as MLPBlock([128, 64])")
 
 
-def _one_task(tasks: Any, temperature: float, loss: str, samplers: Sequence[Sampler]) -> RetrievalTask:
+def _column(x: Tensors, name: str, what: str) -> tf.Tensor:
+    """Return the values of a feature that is no input of a tower, [batch]."""
+    key = next((it for it in (encoded_name(name), name) if it in x), None)
+    if key is None:
+        raise ConfigError(f'feature "{name}", which {what}, is missing from the dataset')
+    return x[key]
+
+
+def _tasks(
+    tasks: Any, schema: Schema, temperature: float, loss: str, samplers: Sequence[Sampler]
+) -> tuple[RetrievalTask | None, dict[str, TargetTask]]:
+    """Return the retrieval task, if there is one, and those of targets by their feature's name."""
     if tasks is None:
-        return RetrievalTask(loss=loss, temperature=temperature)
-    given = [tasks] if isinstance(tasks, RetrievalTask) else list(tasks)
-    if len(given) != 1 or not isinstance(given[0], RetrievalTask):
-        raise ConfigError(f"prediction_tasks is {tasks!r}; expected one RetrievalTask")
+        return RetrievalTask(loss=loss, temperature=temperature), {}
+    given = [tasks] if isinstance(tasks, Task) else list(tasks)
+    retrieval = [it for it in given if isinstance(it, RetrievalTask)]
+    targets = [it for it in given if isinstance(it, TargetTask)]
+    if not given or len(retrieval) + len(targets) < len(given) or len(retrieval) > 1:
+        raise ConfigError(f"prediction_tasks is {tasks!r}; expected tasks, among them at most one RetrievalTask")
     if temperature != 1.0 or loss != "categorical_crossentropy" or samplers:
         raise ConfigError(
             "loss, logits_temperature and samplers configure the default RetrievalTask; with a task of your own, set them there"
         )
-    return given[0]
+    features = [task.bind(schema) for task in targets]
+    refuse_twins(targets)
+    return retrieval[0] if retrieval else None, {it.name: task for it, task in zip(features, targets, strict=True)}
 
 
 def _one_sampler(samplers: Any) -> Sampler:

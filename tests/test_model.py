@@ -247,7 +247,7 @@ def test_models_that_cannot_be(schema: sf.Schema, data: sf.datasets.DataFolder) 
         (ConfigError, "width 4, the item tower of width 8", lambda: sf.TwoTowerModel(schema, sf.MLPBlock([4]), sf.MLPBlock([8]))),
         (ConfigError, 'unknown loss "mse"', lambda: sf.TwoTowerModel(schema, block, loss="mse")),
         (ConfigError, "set them there", lambda: sf.TwoTowerModel(schema, block, prediction_tasks=sf.RetrievalTask(), logits_temperature=0.5)),
-        (ConfigError, "expected one RetrievalTask", lambda: sf.TwoTowerModel(schema, block, prediction_tasks=[])),
+        (ConfigError, "expected tasks, among them at most one RetrievalTask", lambda: sf.TwoTowerModel(schema, block, prediction_tasks=[])),
         (ConfigError, 'expected "log_q" or None', lambda: sf.TwoTowerModel(schema, block, correction="logq")),
         (SchemaError, "no feature is tagged user", lambda: sf.TwoTowerModel(schema.excluding_by_tag("user"), block)),
         (SchemaError, "call schema.fit", lambda: sf.TwoTowerModel(data.schema, block)),

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from schemaflow.errors import ConfigError
 from schemaflow.logits import accidental_hits, corrected_logits
-from schemaflow.losses import Loss, weighted_mean
+from schemaflow.losses import Loss, check_loss_weight, weighted_mean
 from schemaflow.registry import lookup, register
 
 __all__ = ["RetrievalTask"]
@@ -24,6 +24,7 @@ class RetrievalTask(keras.layers.Layer):
     Args:
         loss: The name of a registered loss; `categorical_crossentropy` if None.
         temperature: The scores are divided by it; 1 if None.
+        loss_weight: The loss counts this many times in the model's.
         **kwargs: Of `keras.layers.Layer`.
 
     Raises:
@@ -38,12 +39,15 @@ class RetrievalTask(keras.layers.Layer):
         0.6931
     """
 
-    def __init__(self, loss: str | None = None, temperature: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, loss: str | None = None, temperature: float | None = None, loss_weight: float = 1.0, **kwargs: Any
+    ) -> None:
         super().__init__(autocast=False, **kwargs)  # small probabilities do not fit half precision
         if temperature is not None and not (isinstance(temperature, (int, float)) and temperature > 0):
             raise ConfigError(f"the temperature is {temperature!r}; expected a number above 0")
         self.loss = loss
         self.temperature = temperature
+        self.loss_weight = check_loss_weight(loss_weight)
         self._loss: Loss = lookup("loss", "categorical_crossentropy" if loss is None else loss)
         self.built = True
 
@@ -80,4 +84,8 @@ class RetrievalTask(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
-        return super().get_config() | {"loss": self.loss, "temperature": self.temperature}
+        return super().get_config() | {
+            "loss": self.loss,
+            "temperature": self.temperature,
+            "loss_weight": self.loss_weight,
+        }

@@ -30,6 +30,13 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     "layer/tower": (lambda **it: Tower(SCHEMA, ["user"], keras.layers.Dense(4), **it), PAIRS),
     "block/mlp": (lambda **it: sf.MLPBlock([4, 2], normalization="layer_norm", residual=True, **it), VECTORS),
     "block/l2-norm": (sf.L2Norm, VECTORS),
+    "task/binary-classification": (lambda **it: sf.BinaryClassificationTask("click", **it), VECTORS),
+    "task/regression": (
+        lambda **it: sf.RegressionTask(
+            "rating", sf.MLPBlock([4]), keras.losses.Huber(2.0), [keras.metrics.MeanAbsoluteError()], 0.5, **it
+        ),
+        VECTORS,
+    ),
     "task/retrieval": (lambda **it: sf.RetrievalTask(temperature=0.5, **it), VECTORS),
     "index/brute-force": (lambda **it: sf.BruteForce(k=2, **it).index(VECTORS, [f"i{n}" for n in range(5)]), VECTORS),
     "model/two-tower": (
@@ -41,10 +48,11 @@ OTHERS = {
     "sampler/in-batch": sf.InBatchSampler,
     "loss/categorical_crossentropy": lambda: categorical_crossentropy,
 }
+PAIRED = (sf.BinaryClassificationTask, sf.RegressionTask, sf.RetrievalTask)  # these take queries and candidates
 
 
 def run(layer: Any, inputs: Any) -> list[np.ndarray]:
-    out = layer(inputs, inputs) if isinstance(layer, sf.RetrievalTask) else layer(inputs)
+    out = layer(inputs, inputs) if isinstance(layer, PAIRED) else layer(inputs)
     return [it.numpy() for it in tf.nest.flatten(out)]
 
 
@@ -146,7 +154,7 @@ class Holder(keras.Model):
         self.built = True  # the layer is built by its own config
 
     def call(self, inputs: Any) -> Any:
-        return self.layer(inputs, inputs) if isinstance(self.layer, sf.RetrievalTask) else self.layer(inputs)
+        return self.layer(inputs, inputs) if isinstance(self.layer, PAIRED) else self.layer(inputs)
 
     def get_config(self) -> dict[str, Any]:
         return {"layer": keras.saving.serialize_keras_object(self.layer)}

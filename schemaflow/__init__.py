@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from schemaflow.sampling import CachedCrossBatchSampler as CachedCrossBatchSampler
     from schemaflow.sampling import InBatchSampler as InBatchSampler
     from schemaflow.sampling import PopularityBasedSampler as PopularityBasedSampler
+    from schemaflow.sampling import StreamingFrequency as StreamingFrequency
     from schemaflow.sampling import UniformSampler as UniformSampler
     from schemaflow.schema import Feature as Feature
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
+    from schemaflow.tasks.targets import BinaryClassificationTask as BinaryClassificationTask
+    from schemaflow.tasks.targets import RegressionTask as RegressionTask
 
 _HOMES = {
+    "BinaryClassificationTask": "schemaflow.tasks.targets",
     "BruteForce": "schemaflow.index",
     "CachedCrossBatchSampler": "schemaflow.sampling",
     "EmbeddingOptions": "schemaflow.features.tables",
@@ -42,11 +46,13 @@ _HOMES = {
     "MLPBlock": "schemaflow.layers.mlp",
     "PopularityBasedSampler": "schemaflow.sampling",
     "Recommender": "schemaflow.export",
+    "RegressionTask": "schemaflow.tasks.targets",
     "Report": "schemaflow.evaluation",
     "RetrievalTask": "schemaflow.tasks.retrieval",
     "RunConfig": "schemaflow.config",
     "Schema": "schemaflow.schema",
     "SchemaFlowError": "schemaflow.errors",
+    "StreamingFrequency": "schemaflow.sampling",
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
     "UniformSampler": "schemaflow.sampling",
@@ -56,6 +62,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BinaryClassificationTask",
     "BruteForce",
     "CachedCrossBatchSampler",
     "EmbeddingOptions",
@@ -67,11 +74,13 @@ __all__ = [
     "MLPBlock",
     "PopularityBasedSampler",
     "Recommender",
+    "RegressionTask",
     "Report",
     "RetrievalTask",
     "RunConfig",
     "Schema",
     "SchemaFlowError",
+    "StreamingFrequency",
     "Tags",
     "TwoTowerModel",
     "UniformSampler",

@@ -73,7 +73,9 @@ def keep_widths(options: EmbeddingOptions, towers: Sequence[Tower]) -> Embedding
     return replace(options, embedding_dims=widths)
 
 
-def keep_frozen(old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower, Tower]], held: Sequence[Held] = ()) -> None:
+def keep_frozen(
+    old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower, Tower]], held: Sequence[Held] = ()
+) -> None:
     """Let training change in a new model what it changes in the old one, whatever was frozen by hand since it was made.
 
     A table that the new schema freezes or thaws is as that says. The other arguments are those of `carry_over`.

@@ -5,6 +5,7 @@ gradient comes from it. All compute in float32.
 """
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeVar
 
 import keras
@@ -20,6 +21,7 @@ __all__ = [
     "bpr",
     "bpr_max",
     "categorical_crossentropy",
+    "check_loss_weight",
     "hinge",
     "logistic",
     "top1",
@@ -288,6 +290,17 @@ def weighted_mean(losses: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Ten
         return tf.reduce_mean(losses)
     weights = tf.cast(weights, losses.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
+
+
+def check_loss_weight(weight: float) -> float:
+    """Return the weight of a loss beside others.
+
+    Raises:
+        ConfigError: It is no number of at least 0.
+    """
+    if not isinstance(weight, Real) or isinstance(weight, bool) or not 0 <= weight < float("inf"):
+        raise ConfigError(f"loss_weight is {weight!r}; expected a number, 0 or above")
+    return float(weight)
 
 
 def _own(logits: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:

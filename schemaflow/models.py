@@ -24,7 +24,7 @@ from schemaflow.index import BruteForce
 from schemaflow.layers.norm import L2Norm
 from schemaflow.negatives import Negatives, correction_of, samplers_of
 from schemaflow.registry import register
-from schemaflow.sampling import Sampler, StreamingFrequency
+from schemaflow.sampling import Sampler
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
@@ -168,9 +168,7 @@ class TwoTowerModel(keras.Model):
             )
         if prediction_tasks is None:
             start = L2_TEMPERATURE if l2_normalize and logits_temperature == "learned" else 1.0
-            tasks: list[Task] = [
-                RetrievalTask(loss=loss, temperature=logits_temperature, initial_temperature=start)
-            ]
+            tasks: list[Task] = [RetrievalTask(loss=loss, temperature=logits_temperature, initial_temperature=start)]
         elif logits_temperature != 1.0 or loss != "categorical_crossentropy":
             raise ConfigError(
                 "loss and logits_temperature configure the default RetrievalTask; with prediction_tasks, set them in a RetrievalTask there"
@@ -191,23 +189,21 @@ class TwoTowerModel(keras.Model):
     def _add_tasks(self, tasks: list["Task"]) -> None:
         """Take the tasks, and the targets of those that have one."""
         if not tasks or not all(isinstance(task, Task) for task in tasks):
-            raise ConfigError(f"prediction_tasks is {tasks!r}; expected a RetrievalTask, a RegressionTask, …, or a list")
+            raise ConfigError(
+                f"prediction_tasks is {tasks!r}; expected a RetrievalTask, a RegressionTask, …, or a list"
+            )
         retrieval = [task for task in tasks if isinstance(task, RetrievalTask)]
         if len(retrieval) > 1:
             raise ConfigError(f"prediction_tasks holds {len(retrieval)} RetrievalTasks; expected one at most")
         self.tasks = tasks
         self.retrieval = retrieval[0] if retrieval else None
-        self._predicted = [
-            (task, task.bind(self.schema)) for task in tasks if isinstance(task, TargetTask)
-        ]
+        self._predicted = [(task, task.bind(self.schema)) for task in tasks if isinstance(task, TargetTask)]
         refuse_twins([task for task, _ in self._predicted])
         probe = tf.zeros((2, self.query_tower.dim))
         for task, _ in self._predicted:
             task(probe, probe)
 
-    def _add_negatives(
-        self, samplers: list[Sampler], correction: Any, candidates: Any, known_positives: Any
-    ) -> None:
+    def _add_negatives(self, samplers: list[Sampler], correction: Any, candidates: Any, known_positives: Any) -> None:
         """Take what the retrieval task is trained against."""
         schema, sides = self.schema, self.sides
         metrics = [] if self.retrieval is None else self.retrieval.factorized_metrics
@@ -262,7 +258,9 @@ class TwoTowerModel(keras.Model):
         # taken before the item tower sees other items, for Keras forgets them then
         regularization = [tf.cast(it, tf.float32) for it in self.losses]
         if self.retrieval is not None:
-            losses.append(self.retrieval.loss_weight * self._retrieval_loss(self.retrieval, x, *pair, weights, training))
+            losses.append(
+                self.retrieval.loss_weight * self._retrieval_loss(self.retrieval, x, *pair, weights, training)
+            )
         return tf.add_n([*losses, *regularization])
 
     def _retrieval_loss(
@@ -390,7 +388,9 @@ class TwoTowerModel(keras.Model):
 
     def _encode_candidates(self) -> None:
         """Give the metrics that rank the whole catalogue its vectors, as they are now."""
-        waiting = [] if self.retrieval is None else [it for it in self.retrieval.factorized_metrics if it.needs_encoding]
+        waiting = (
+            [] if self.retrieval is None else [it for it in self.retrieval.factorized_metrics if it.needs_encoding]
+        )
         if not waiting or self.catalogue is None:
             return
         starts = range(0, self.catalogue.size, EMBED_ROWS)
@@ -432,7 +432,9 @@ class TwoTowerModel(keras.Model):
 
     # -- vectors and recommendations ------------------------------------------------------------------------------
 
-    def query_embeddings(self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None) -> Array:
+    def query_embeddings(
+        self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None
+    ) -> Array:
         """Return the vectors of queries, [n, dim] float32.
 
         Args:

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from schemaflow.errors import ConfigError, suggest
 from schemaflow.features.catalogue import ItemCatalogue
-from schemaflow.features.known import KnownPositives
 from schemaflow.logits import listed
 from schemaflow.registry import lookup
 from schemaflow.sampling import Batch, Candidates, InBatchSampler, Sampler, StreamingFrequency, sample

@@ -223,7 +223,7 @@ def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noq
     assert model.query_tower.block.dimensions == [8]
     assert model.item_tower.block.dimensions == [8, 8]
     assert model.query_tower.block.normalization == "layer_norm"
-    assert model.task.temperature == 0.2
+    assert model.retrieval.temperature == 0.2
     assert isinstance(model.query_tower.post[-1], sf.L2Norm)
     assert model._share is not None
     options = model.embedding_options

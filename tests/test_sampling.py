@@ -153,9 +153,7 @@ def test_the_cache_is_first_in_first_out_and_holds_no_gradient() -> None:
 def test_an_empty_cache_brings_nothing() -> None:
     found = drawn(built("in-batch", "cross-batch"), [3, 4])
     assert found.negative.numpy().tolist() == [True, True] + [False] * 10
-    assert found.probability.numpy()[:2] == pytest.approx(
-        [1 - (1 - float(SHARES[it])) ** 2 for it in (3, 4)], rel=1e-5
-    )
+    assert found.probability.numpy()[:2] == pytest.approx([1 - (1 - float(SHARES[it])) ** 2 for it in (3, 4)], rel=1e-5)
 
 
 def test_together_an_item_is_absent_where_each_leaves_it_out() -> None:

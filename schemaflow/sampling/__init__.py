@@ -1,6 +1,7 @@
 """Where the negatives of a batch come from, and how likely each was to come."""
 
 from schemaflow.sampling.candidates import Candidates, sample
+from schemaflow.sampling.frequency import StreamingFrequency
 from schemaflow.sampling.samplers import (
     Batch,
     CachedCrossBatchSampler,
@@ -21,6 +22,7 @@ __all__ = [
     "InBatchSampler",
     "PopularityBasedSampler",
     "Sampler",
+    "StreamingFrequency",
     "UniformSampler",
     "sample",
 ]

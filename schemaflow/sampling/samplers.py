@@ -206,12 +206,13 @@ class _CatalogueSampler(Sampler):
     """Independent draws from the catalogue, of which a repeated one counts once: `p = 1 - (1 - p_draw)^num_sampled`."""
 
     needs_catalogue = True
+    _salt: int  # two samplers of one seed must not draw the same numbers
 
     def __init__(self, num_sampled: int = 100, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_sampled = _at_least_one("num_sampled", num_sampled)
         self.seed = seed
-        self._generator = keras.random.SeedGenerator(seed)
+        self._generator = keras.random.SeedGenerator(None if seed is None else seed + self._salt)
         self.built = True
 
     def _uniform(self, training: bool) -> tf.Tensor:
@@ -219,11 +220,12 @@ class _CatalogueSampler(Sampler):
 
         Outside of training they are the same each time: losses of evaluations compare, and a fit is not changed by them.
         """
-        seed = self._generator if training else 0
+        seed = self._generator if training else self._salt
         return keras.random.uniform((self.num_sampled,), dtype="float64", seed=seed)
 
     def _drawn(self, positions: tf.Tensor, batch: Batch) -> Drawn:
-        assert batch.catalogue is not None and batch.embed is not None, "what is drawn from the catalogue needs one"
+        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
+        assert batch.embed is not None, "and something to make vectors of it"
         return Drawn(batch.embed(positions), batch.catalogue.ids(positions))
 
     def get_config(self) -> dict[str, Any]:
@@ -253,6 +255,8 @@ class UniformSampler(_CatalogueSampler):
         >>> UniformSampler(num_sampled=512).get_config()["num_sampled"]
         512
     """
+
+    _salt = 0
 
     def draw(self, batch: Batch, training: bool) -> Drawn:
         """Return items of the catalogue."""
@@ -289,12 +293,16 @@ class PopularityBasedSampler(_CatalogueSampler):
         512
     """
 
+    _salt = 7919
+
     def draw(self, batch: Batch, training: bool) -> Drawn:
         """Return items of the catalogue."""
         assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
         size = batch.catalogue.size
         # log(rank + 1) is uniform below log(items + 1); rounding must not lead beyond the last rank
-        ranks = tf.cast(tf.exp(self._uniform(training) * tf.math.log(tf.constant(size + 1.0, tf.float64))), tf.int64) - 1
+        ranks = (
+            tf.cast(tf.exp(self._uniform(training) * tf.math.log(tf.constant(size + 1.0, tf.float64))), tf.int64) - 1
+        )
         return self._drawn(batch.catalogue.at_rank(tf.clip_by_value(ranks, 0, size - 1)), batch)
 
     def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:

@@ -96,6 +96,9 @@ def faults_of(feature: Feature, column: Column, rows: int | None, takes_missing:
         yield from fault("negative-weight", feature, column, values < 0, "is below 0; a weight is 0 or more")
     elif feature.kind == "value" and feature.dtype.startswith("float"):
         yield from beyond(feature, column, values, feature.dtype)
+    if feature.has(Tags.BINARY):
+        reason = "is neither 0 nor 1; correct the data, or leave out the tag binary"
+        yield from fault("not-binary", feature, column, (values != 0) & (values != 1), reason)
 
 
 def without_log1p(feature: Feature, column: Column, numbers: "npt.NDArray[Any]") -> Iterator[Fault]:

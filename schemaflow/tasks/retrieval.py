@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from schemaflow.errors import ConfigError
 from schemaflow.logits import accidental_hits, corrected_logits, hardest_negatives
-from schemaflow.losses import Loss, as_loss, weighted_mean
+from schemaflow.losses import Loss, as_loss, check_loss_weight, weighted_mean
 from schemaflow.registry import register
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
 
@@ -84,15 +84,13 @@ class RetrievalTask(keras.layers.Layer):
             raise ConfigError('initial_temperature is where a learned one begins; pass temperature="learned" with it')
         if not (num_hard_negatives is None or type(num_hard_negatives) is int):
             raise ConfigError(f"num_hard_negatives is {num_hard_negatives!r}; expected an integer or None")
-        if not (loss_weight == 0 or _is_positive(loss_weight)):
-            raise ConfigError(f"loss_weight is {loss_weight!r}; expected a number, 0 or above")
         self.loss = loss if isinstance(loss, str) else None if loss is None else as_loss(loss)
         self._loss: Loss = as_loss(loss)
         self._factorized_metrics = _metrics("metrics", metrics, FactorizedTopK)
         self.batch_metrics = _metrics("batch_metrics", batch_metrics, keras.metrics.Metric)
         self.temperature = temperature
         self.num_hard_negatives = num_hard_negatives
-        self.loss_weight = loss_weight
+        self.loss_weight = check_loss_weight(loss_weight)
         self.metrics_in_training = metrics_in_training
         self.initial_temperature = initial_temperature
         # the logarithm, so that no step of the optimizer makes a temperature of 0 or below

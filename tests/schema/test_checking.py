@@ -34,6 +34,7 @@ features:
   history: {dtype: int64, tags: [user, sequence], list: {max_length: 4}, domain: items}
   weight: {dtype: float32, tags: [weight]}
   rating: {dtype: float32, tags: [target, regression]}
+  click: {dtype: int8, tags: [target, binary]}
   when: {dtype: int64, tags: [time]}
 """
 
@@ -49,6 +50,7 @@ def tables() -> Tables:
             "history": [[2], [], [1, 2], [3]],
             "weight": [1.0, 0.5, 0.0, 2.0],
             "rating": [1.0, 4.0, 3.0, 5.0],
+            "click": [True, False, False, True],
             "when": [10, 20, 30, 40],
         },
         "users": {"user": ["u", "v", "w"], "age": [20, 30, 40], "country": ["DE", "IT", "DE"]},
@@ -120,6 +122,7 @@ SPOILED: list[tuple[str, str, Any, str, int | None, int | None]] = [
     ("items", "price", [1.0, float("inf"), 2.0], "infinite", 1, 1),
     ("items", "price", [1.0, 2.0, None], "missing-value", 2, 1),
     ("interactions", "weight", [1.0, -0.5, 1.0, 1.0], "negative-weight", 1, 1),
+    ("interactions", "click", [1, 0, 2, -1], "not-binary", 2, 2),
     ("interactions", "rating", [1.0, float("-inf"), 2.0, 1e300], "infinite", 1, 2),
     ("items", "picture", [[0.0, 1.0], [1.0], [0.5, 0.5]], "vector-width", 1, 1),
     ("items", "picture", [[0.0, 1.0], [1.0, float("inf")], [0.5, 0.5]], "infinite", 1, 1),
@@ -457,7 +460,7 @@ def test_the_command_speaks_json_with_data_and_without(tmp_path: Path) -> None:
         "file": str(file),
         "errors": [],
         "warnings": [],
-        "summary": {"features": 12, "query": 4, "item": 5},
+        "summary": {"features": 13, "query": 4, "item": 5},
     }
     data = tables()
     data["interactions"]["item"] = [1, 2, 3, None]

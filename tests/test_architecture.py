@@ -32,8 +32,8 @@ HOMES = {
     "pydantic_core": {"schema.document"},
     "pyarrow": {"schema", "data", "datasets", "evaluation", "workflows"},
     "keras": {
-        "features", "layers", "losses", "sampling", "index", "towers", "tasks", "models", "export", "growth", "workflows",
-        "cli",
+        "features", "layers", "losses", "sampling", "index", "negatives", "towers", "tasks", "models", "export", "growth",
+        "workflows", "cli",
     },
     "tensorflow": {
         "logits", "data", "features", "layers", "losses", "sampling", "index", "negatives", "towers", "tasks",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from schemaflow.export import Recommender as Recommender
     from schemaflow.features.tables import EmbeddingOptions as EmbeddingOptions
     from schemaflow.index import BruteForce as BruteForce
+    from schemaflow.layers.cross import CrossBlock as CrossBlock
     from schemaflow.layers.embedding import EmbeddingTable as EmbeddingTable
     from schemaflow.layers.mlp import MLPBlock as MLPBlock
     from schemaflow.layers.norm import L2Norm as L2Norm
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BruteForce": "schemaflow.index",
+    "CrossBlock": "schemaflow.layers.cross",
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
     "Feature": "schemaflow.schema",
@@ -49,6 +51,7 @@ _HOMES = {
 
 __all__ = [
     "BruteForce",
+    "CrossBlock",
     "EmbeddingOptions",
     "EmbeddingTable",
     "Feature",

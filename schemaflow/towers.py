@@ -11,7 +11,7 @@ from schemaflow.errors import ConfigError, SchemaFlowError
 from schemaflow.features.encoders import FeatureEncoder, build_tables, options_config, options_from_config
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions
-from schemaflow.layers.copies import fresh_copy
+from schemaflow.layers.copies import fresh_copy, unbuilt
 from schemaflow.layers.embedding import EmbeddingTable
 from schemaflow.registry import register
 from schemaflow.schema.schema import Schema
@@ -130,8 +130,8 @@ class Tower(keras.layers.Layer):
             **{
                 **config,
                 "schema": Schema.from_config(config["schema"]),
-                "block": made(config["block"]),
+                "block": made(unbuilt(config["block"])),
                 "options": options_from_config(config["options"]),
-                "post": [made(layer) for layer in config["post"]],
+                "post": [made(unbuilt(layer)) for layer in config["post"]],
             }
         )

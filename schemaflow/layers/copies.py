@@ -9,7 +9,7 @@ import keras
 from schemaflow.errors import ConfigError
 from schemaflow.layers.seeds import reseeded
 
-__all__ = ["fresh_copy"]
+__all__ = ["fresh_copy", "unbuilt"]
 
 FAR = 2**20
 """How far the seeds of a copy are moved: beyond the places in any block, or one layer would begin as another's twin."""
@@ -39,10 +39,29 @@ def fresh_copy(layer: keras.layers.Layer, place: int = FAR) -> keras.layers.Laye
     for part in _parts(layer):
         _check_config(part)
     try:
-        return layer.__class__.from_config(_unbuilt(reseeded(layer.get_config(), place)))
+        return layer.__class__.from_config(unbuilt(reseeded(layer.get_config(), place)))
     except (TypeError, ValueError) as error:
         reason = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the whole config before it
         raise ConfigError(f"no copy can be made of {type(layer).__name__} from its config: {reason}") from error
+
+
+def unbuilt(config: Any) -> Any:
+    """Return a config without the shapes that Keras puts there when a layer is built: its first inputs build it again.
+
+    Building from the config alone, as Keras does on loading, warns of each user's layer that has no `build`.
+
+    Example:
+        >>> unbuilt({"class_name": "Dense", "config": {"units": 2}, "build_config": {"input_shape": [None, 5]}})
+        {'class_name': 'Dense', 'config': {'units': 2}}
+    """
+    if isinstance(config, (list, tuple)):
+        return type(config)(unbuilt(value) for value in config)
+    if not isinstance(config, dict):
+        return config
+    kept = {key: unbuilt(value) for key, value in config.items() if key not in ("build_config", "build_input_shape")}
+    if "build_input_shape" in config and _came_with_a_call(config["layers"][0]):
+        kept["layers"] = kept["layers"][1:]
+    return kept
 
 
 def _parts(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
@@ -67,7 +86,7 @@ def _check_config(layer: keras.layers.Layer) -> None:
         return  # Keras's own are complete; a from_config of one's own knows what it does
     omitted = [
         argument.name
-        for argument in list(inspect.signature(maker.__init__).parameters.values())[1:]
+        for argument in list(inspect.signature(vars(maker)["__init__"]).parameters.values())[1:]
         if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)
         and argument.name not in config
         and argument.name not in ("name", "dtype", "trainable")
@@ -85,18 +104,6 @@ def _is_default(layer: keras.layers.Layer, argument: inspect.Parameter) -> bool:
     return argument.default is not argument.empty and repr(getattr(layer, argument.name, layer)) == repr(
         argument.default
     )
-
-
-def _unbuilt(config: Any) -> Any:
-    """Return a config without the shapes that Keras puts there when a layer is built."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(_unbuilt(value) for value in config)
-    if not isinstance(config, dict):
-        return config
-    kept = {key: _unbuilt(value) for key, value in config.items() if key not in ("build_config", "build_input_shape")}
-    if "build_input_shape" in config and _came_with_a_call(config["layers"][0]):
-        kept["layers"] = kept["layers"][1:]
-    return kept
 
 
 def _came_with_a_call(first: dict[str, Any]) -> bool:

@@ -131,8 +131,8 @@ class MLPBlock(keras.layers.Layer):
         for step in self.steps:
             step.build(input_shape)
             input_shape = (*input_shape[:-1], step.dense.units)
-        if not self.trainable:
-            self.trainable = False  # reaches the weights of the layers, which were made after it was set
+            if not self.trainable:
+                step.trainable = False  # Keras passes it on when it changes only, and here it came before the layers
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from schemaflow.export import Recommender as Recommender
     from schemaflow.features.tables import EmbeddingOptions as EmbeddingOptions
     from schemaflow.index import BruteForce as BruteForce
+    from schemaflow.layers.cross import CrossBlock as CrossBlock
     from schemaflow.layers.embedding import EmbeddingTable as EmbeddingTable
     from schemaflow.layers.mlp import MLPBlock as MLPBlock
     from schemaflow.layers.norm import L2Norm as L2Norm
@@ -37,6 +38,7 @@ _HOMES = {
     "BinaryClassificationTask": "schemaflow.tasks.targets",
     "BruteForce": "schemaflow.index",
     "CachedCrossBatchSampler": "schemaflow.sampling",
+    "CrossBlock": "schemaflow.layers.cross",
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
     "FactorizedTopK": "schemaflow.tasks.factorized_top_k",
@@ -65,6 +67,7 @@ __all__ = [
     "BinaryClassificationTask",
     "BruteForce",
     "CachedCrossBatchSampler",
+    "CrossBlock",
     "EmbeddingOptions",
     "EmbeddingTable",
     "FactorizedTopK",

@@ -1,21 +1,25 @@
 """A tower: features in, one vector out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from schemaflow.errors import ConfigError
+from schemaflow.errors import ConfigError, SchemaFlowError
 from schemaflow.features.encoders import FeatureEncoder, build_tables, options_config, options_from_config
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions
+from schemaflow.layers.copies import fresh_copy, unbuilt
 from schemaflow.layers.embedding import EmbeddingTable
-from schemaflow.layers.seeds import reseeded
 from schemaflow.registry import register
 from schemaflow.schema.schema import Schema
 
 __all__ = ["Tower", "fresh_copy"]
+
+BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
+"""What went wrong in a layer, which Keras sets in bold between lines on where."""
 
 
 @register("layer", "tower")
@@ -31,6 +35,9 @@ class Tower(keras.layers.Layer):
         post: Layers that follow.
         tables: Embedding tables by domain, to share with another tower; the tower's own if None.
         **kwargs: Of `keras.layers.Layer`.
+
+    Raises:
+        ConfigError: The block cannot take the features' vectors, or gives no vector for each row.
 
     Example:
         >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
@@ -63,8 +70,7 @@ class Tower(keras.layers.Layer):
         self.encoder = FeatureEncoder(schema, self.features, tables, options, name="features", dtype=self.dtype_policy)
         self.block = block
         self.post = list(post)
-        # a block of the user's may make its weights only when called, so it is called once
-        self.dim = int(self._body(tf.zeros((2, self.encoder.width), self.compute_dtype)).shape[-1])
+        self.dim = self._width_of_vectors()
         self.supports_jit = self.encoder.supports_jit
         self.built = True
 
@@ -83,6 +89,27 @@ class Tower(keras.layers.Layer):
         for layer in (self.block, *self.post):
             vectors = layer(vectors)
         return vectors
+
+    def _width_of_vectors(self) -> int:
+        """Return the width of what the block gives; called once, a block of the user's has made all its weights."""
+        name, width = type(self.block).__name__, self.encoder.width
+        try:
+            vectors = self._body(tf.zeros((2, width), self.compute_dtype))
+        except SchemaFlowError:
+            raise
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            reason = BOLD.search(str(error))
+            raise ConfigError(
+                f"{self.name}: {name} fails on the vectors of its features, [batch, {width}]:"
+                f" {reason.group(1) if reason else error}; a layer that was built for another width, or an Input that"
+                " states it, fits only one side: leave the Input out, or pass a layer of its own for each side"
+            ) from error
+        if not tf.is_tensor(vectors) or vectors.shape.rank != 2 or vectors.shape[0] != 2:
+            shape = list(vectors.shape) if tf.is_tensor(vectors) else type(vectors).__name__
+            raise ConfigError(
+                f"{self.name}: of vectors [2, {width}] {name} makes {shape}; expected a tensor [2, dim], a vector for each row"
+            )
+        return int(vectors.shape[-1])
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments; tables that are shared become the tower's own."""
@@ -103,24 +130,8 @@ class Tower(keras.layers.Layer):
             **{
                 **config,
                 "schema": Schema.from_config(config["schema"]),
-                "block": made(config["block"]),
+                "block": made(unbuilt(config["block"])),
                 "options": options_from_config(config["options"]),
-                "post": [made(layer) for layer in config["post"]],
+                "post": [made(unbuilt(layer)) for layer in config["post"]],
             }
         )
-
-
-def fresh_copy(block: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a block of the same architecture with weights of its own.
-
-    It is rebuilt from its config; seeds that are fixed there move by one, or the copy would start as a twin.
-
-    Raises:
-        ConfigError: The block has no config.
-    """
-    try:
-        return block.__class__.from_config(reseeded(block.get_config(), 1))
-    except NotImplementedError:
-        raise ConfigError(
-            f"{type(block).__name__} has no get_config, so no copy can be made of it; give it one, or pass an item_tower"
-        ) from None

@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     "layer/embedding-table": (lambda **it: sf.EmbeddingTable(7, 3, **it), tf.constant([1, 6, 0, 2, 2])),
     "layer/tower": (lambda **it: Tower(SCHEMA, ["user"], keras.layers.Dense(4), **it), PAIRS),
     "block/mlp": (lambda **it: sf.MLPBlock([4, 2], normalization="layer_norm", residual=True, **it), VECTORS),
+    "block/cross": (lambda **it: sf.CrossBlock(2, low_rank_dim=2, **it), VECTORS),
     "block/l2-norm": (sf.L2Norm, VECTORS),
     "layer/item-catalogue": (
         lambda **it: ItemCatalogue({"item": {"shape": [5], "dtype": "int64"}}, reserved=0, **it),

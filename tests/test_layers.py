@@ -123,7 +123,7 @@ def test_dropout_is_for_training() -> None:
         ({"dimensions": [8], "dropout": 1.0}, "expected 0 <= dropout < 1"),
         ({"dimensions": [8, 8], "activation": ["relu"]}, "2 layers but 1 activations"),
         ({"dimensions": [8], "activation": ["relu"], "final_activation": "relu"}, "give one of them"),
-        ({"dimensions": [8, 8], "normalization": "batchnorm"}, 'unknown normalization "batchnorm"'),
+        ({"dimensions": [8, 8], "normalization": "batchnorm"}, "unknown normalization .batchnorm."),
     ],
 )
 def test_blocks_that_cannot_be(arguments: dict[str, object], message: str) -> None:

@@ -1,14 +1,16 @@
 """A stack of dense layers: the body of a tower."""
 
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
-from schemaflow.layers.seeds import fresh_initializer, reseeded
+from schemaflow.layers.arguments import as_regularizer, is_count
+from schemaflow.layers.copies import fresh_copy
+from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.registry import register
 
 __all__ = ["MLPBlock"]
@@ -23,18 +25,23 @@ class MLPBlock(keras.layers.Layer):
 
     Args:
         dimensions: The width of each layer. None at all leaves the input as it is: the embeddings are the vectors.
-        activation: Of the hidden layers; or a list with one for each layer, the last included.
+        activation: Of the hidden layers; or a list with one for each layer, the last included. A layer such as
+            `keras.layers.PReLU()` is copied for each.
         final_activation: Of the last layer.
-        dropout: The share of each hidden layer's outputs that is left out in training.
+        dropout: The share of each hidden layer's outputs that is left out in training; after a SELU by alpha dropout,
+            which keeps its mean and variance.
         normalization: After each hidden layer: "batch_norm", "layer_norm", or a Keras layer, of which each gets a copy.
         use_bias: Add b.
         kernel_initializer: Of W; each layer gets its own copy, with a seed of its own.
-        kernel_regularizer: Of W.
+        kernel_regularizer: Of W, and of the linear maps of `residual`.
         residual: Add each hidden layer's input to its output, through a linear map where the widths differ.
+        bias_initializer: Of b, like that of W.
+        bias_regularizer: Of b.
+        activity_regularizer: Of each layer's activations, as a mean over the batch.
         **kwargs: Of `keras.layers.Layer`.
 
     Raises:
-        ConfigError: A width is below 1, or there are not as many activations as layers.
+        ConfigError: A width is below 1, there are not as many activations as layers, or an argument is none of Keras's.
 
     Example:
         >>> MLPBlock([16, 8])(tf.ones((2, 4))).shape.as_list()
@@ -52,33 +59,45 @@ class MLPBlock(keras.layers.Layer):
         kernel_initializer: Any = "glorot_uniform",
         kernel_regularizer: Any = None,
         residual: bool = False,
+        bias_initializer: Any = "zeros",
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(dimensions, int) or not all(isinstance(it, Integral) and it >= 1 for it in dimensions):
+        if not isinstance(dimensions, Iterable) or not all(is_count(it) for it in dimensions):
             raise ConfigError(
                 f"MLPBlock dimensions are {dimensions!r}; expected a list of widths, integers of at least 1"
             )
         self.dimensions = [int(width) for width in dimensions]
-        if dropout is not None and not 0 <= dropout < 1:
-            raise ConfigError(f"MLPBlock dropout is {dropout}; expected 0 <= dropout < 1")
-        self.activation = activation
-        self.final_activation = final_activation
+        if dropout is not None and not (isinstance(dropout, Real) and 0 <= dropout < 1):
+            raise ConfigError(f"MLPBlock dropout is {dropout!r}; expected 0 <= dropout < 1")
+        # as the config says them: a layer that is kept here would count as one of the block's own
+        self.activation = _serialized(activation, keras.activations.serialize)
+        self.final_activation = _serialized(final_activation, keras.activations.serialize)
+        self.normalization = _serialized(normalization, keras.saving.serialize_keras_object)
         self.dropout = dropout
-        self.normalization = normalization
         self.use_bias = use_bias
         self.kernel_initializer = fresh_initializer(kernel_initializer, 0)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_regularizer = as_regularizer(kernel_regularizer)
         self.residual = residual
+        self.bias_initializer = fresh_initializer(bias_initializer, 0)
+        self.bias_regularizer = as_regularizer(bias_regularizer)
+        # under Keras's own name it would count for the block's output too, the last layer's activations again
+        self.layer_activity_regularizer = as_regularizer(activity_regularizer)
         last = len(self.dimensions) - 1
+        activations = self._activations(activation, final_activation)
         self.steps = [
             _Step(
                 keras.layers.Dense(
                     width,
-                    activation=_own_activation(activation),
+                    activation=_own_activation(activation, place),
                     use_bias=use_bias,
                     kernel_initializer=fresh_initializer(kernel_initializer, place),
-                    kernel_regularizer=kernel_regularizer,
+                    bias_initializer=fresh_initializer(bias_initializer, place),
+                    kernel_regularizer=self.kernel_regularizer,
+                    bias_regularizer=self.bias_regularizer,
+                    activity_regularizer=self.layer_activity_regularizer,
                     dtype=self.dtype_policy,
                 ),
                 normalization=None if place == last else _normalization(normalization, place, self.dtype_policy),
@@ -87,31 +106,33 @@ class MLPBlock(keras.layers.Layer):
                 kernel_initializer=fresh_initializer(kernel_initializer, len(self.dimensions) + place),
                 dtype=self.dtype_policy,
             )
-            for place, (width, activation) in enumerate(zip(self.dimensions, self._activations(), strict=True))
+            for place, (width, activation) in enumerate(zip(self.dimensions, activations, strict=True))
         ]
 
-    def _activations(self) -> list[Any]:
+    def _activations(self, activation: Any, final: Any) -> list[Any]:
         layers = len(self.dimensions)
-        for named in (self.activation, self.final_activation):
+        for named in (activation, final):
             if isinstance(named, str):
-                _own_activation(named)  # a name that no layer happens to use is a mistake all the same
-        if not isinstance(self.activation, (list, tuple)):
-            return [self.activation] * (layers - 1) + [self.final_activation] if layers else []
-        if len(self.activation) != layers:
+                _own_activation(named, 0)  # a name that no layer happens to use is a mistake all the same
+        if not isinstance(activation, (list, tuple)):
+            return [activation] * (layers - 1) + [final] if layers else []
+        if len(activation) != layers:
             raise ConfigError(
-                f"MLPBlock has {layers} layers but {len(self.activation)} activations; give one for each layer"
+                f"MLPBlock has {layers} layers but {len(activation)} activations; give one for each layer"
             )
-        if self.final_activation is not None:
+        if final is not None:
             raise ConfigError(
                 "MLPBlock got a list of activations and a final_activation; the list's last is the final one: give one of them"
             )
-        return list(self.activation)
+        return list(activation)
 
     def build(self, input_shape: Any) -> None:
         """Make the weights for inputs [batch, width]."""
         for step in self.steps:
             step.build(input_shape)
             input_shape = (*input_shape[:-1], step.dense.units)
+            if not self.trainable:
+                step.trainable = False  # Keras passes it on when it changes only, and here it came before the layers
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -128,23 +149,18 @@ class MLPBlock(keras.layers.Layer):
         """Return the arguments."""
         return super().get_config() | {
             "dimensions": self.dimensions,
-            "activation": _serialized(self.activation, keras.activations.serialize),
-            "final_activation": _serialized(self.final_activation, keras.activations.serialize),
+            "activation": self.activation,
+            "final_activation": self.final_activation,
             "dropout": self.dropout,
-            "normalization": _serialized(self.normalization, keras.saving.serialize_keras_object),
+            "normalization": self.normalization,
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "residual": self.residual,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.layer_activity_regularizer),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MLPBlock":
-        """Make the block of `get_config`."""
-        config = dict(config)
-        if isinstance(config.get("normalization"), dict):
-            config["normalization"] = keras.saving.deserialize_keras_object(config["normalization"])
-        return cls(**config)
 
 
 class _Step(keras.layers.Layer):
@@ -162,7 +178,8 @@ class _Step(keras.layers.Layer):
         super().__init__(**kwargs)
         self.dense = dense
         self.normalization = normalization
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
+        kind = keras.layers.AlphaDropout if dense.activation is keras.activations.selu else keras.layers.Dropout
+        self.dropout = kind(dropout, dtype=self.dtype_policy) if dropout else None
         self.residual = residual
         self.shortcut: keras.layers.Dense | None = None
         self.kernel_initializer = kernel_initializer
@@ -170,11 +187,17 @@ class _Step(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         self.dense.build(input_shape)
         shape = (*input_shape[:-1], self.dense.units)
+        if isinstance(self.dense.activation, keras.layers.Layer):
+            self.dense.activation.build(shape)
         if self.normalization is not None:
             self.normalization.build(shape)
         if self.residual and input_shape[-1] != self.dense.units:
             self.shortcut = keras.layers.Dense(
-                self.dense.units, use_bias=False, kernel_initializer=self.kernel_initializer, dtype=self.dtype_policy
+                self.dense.units,
+                use_bias=False,
+                kernel_initializer=self.kernel_initializer,
+                kernel_regularizer=self.dense.kernel_regularizer,
+                dtype=self.dtype_policy,
             )
             self.shortcut.build(input_shape)
         self.built = True
@@ -194,26 +217,25 @@ def _normalization(wanted: Any, place: int, dtype: Any) -> keras.layers.Layer | 
     """Return a layer of one's own."""
     if wanted is None:
         return None
-    if isinstance(wanted, str):
-        known = {"batch_norm": keras.layers.BatchNormalization, "layer_norm": keras.layers.LayerNormalization}
-        if wanted not in known:
-            raise ConfigError(f'unknown normalization "{wanted}" (known: {", ".join(known)}, or a Keras layer)')
+    known = {"batch_norm": keras.layers.BatchNormalization, "layer_norm": keras.layers.LayerNormalization}
+    if isinstance(wanted, str) and wanted in known:
         return known[wanted](dtype=dtype)
-    config = {key: value for key, value in wanted.get_config().items() if key != "name"}
-    return wanted.__class__.from_config(reseeded(config, place))
+    layer = keras.saving.deserialize_keras_object(wanted) if isinstance(wanted, dict) else wanted
+    if not isinstance(layer, keras.layers.Layer):
+        raise ConfigError(f"unknown normalization {wanted!r} (known: {', '.join(known)}, or a Keras layer)")
+    return fresh_copy(layer, place)
 
 
-def _own_activation(activation: Any) -> Any:
+def _own_activation(activation: Any, place: int) -> Any:
     """Return the activation; a layer with weights, such as PReLU, as a copy of one's own."""
-    if isinstance(activation, keras.layers.Layer):
-        return activation.__class__.from_config(activation.get_config())
     try:
-        return keras.activations.get(activation)
-    except ValueError:
+        made = keras.activations.get(activation)
+    except (TypeError, ValueError):
         raise ConfigError(f"{activation!r} is no Keras activation; expected one or its name") from None
+    return fresh_copy(made, place) if isinstance(made, keras.layers.Layer) else made
 
 
 def _serialized(value: Any, serialize: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_serialized(item, serialize) for item in value]
-    return value if value is None or isinstance(value, str) else serialize(value)
+    return serialize(value) if callable(value) else value

@@ -15,6 +15,9 @@ def fresh_initializer(initializer: Any, place: int) -> keras.initializers.Initia
 
     Keras draws the same values from one instance each time it is called, so a shared one starts two tables alike.
     One without a seed gets a new random seed, one with a seed gets that seed plus the place.
+
+    Raises:
+        ConfigError: It is no initializer, or its config lacks an argument of its constructor.
     """
     try:
         made = keras.initializers.get(initializer)
@@ -22,7 +25,12 @@ def fresh_initializer(initializer: Any, place: int) -> keras.initializers.Initia
         raise ConfigError(f"{initializer!r} is no Keras initializer; expected one, its name or its config") from None
     if not isinstance(made, keras.initializers.Initializer):  # a plain function holds no seed
         return made
-    return made.__class__.from_config(reseeded(made.get_config(), place))
+    try:
+        return made.__class__.from_config(reseeded(made.get_config(), place))
+    except TypeError as error:
+        raise ConfigError(
+            f"no copy can be made of the initializer {type(made).__name__} from its get_config: {error}"
+        ) from None
 
 
 def reseeded(config: Any, offset: int) -> Any:
@@ -34,7 +42,8 @@ def reseeded(config: Any, offset: int) -> Any:
     """
     if isinstance(config, dict):
         return {
-            key: value + offset if key == "seed" and isinstance(value, int) else reseeded(value, offset)
+            # TensorFlow holds a seed in 32 bits
+            key: (value + offset) % 2**32 if key == "seed" and isinstance(value, int) else reseeded(value, offset)
             for key, value in config.items()
         }
     if isinstance(config, (list, tuple)):

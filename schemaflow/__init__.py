@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from schemaflow.layers.norm import L2Norm as L2Norm
     from schemaflow.models import TwoTowerModel as TwoTowerModel
     from schemaflow.sampling import InBatchSampler as InBatchSampler
+    from schemaflow.sampling import StreamingFrequency as StreamingFrequency
     from schemaflow.schema import Feature as Feature
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
@@ -40,6 +41,7 @@ _HOMES = {
     "RunConfig": "schemaflow.config",
     "Schema": "schemaflow.schema",
     "SchemaFlowError": "schemaflow.errors",
+    "StreamingFrequency": "schemaflow.sampling",
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
     "datasets": "schemaflow.datasets",
@@ -61,6 +63,7 @@ __all__ = [
     "RunConfig",
     "Schema",
     "SchemaFlowError",
+    "StreamingFrequency",
     "Tags",
     "TwoTowerModel",
     "datasets",

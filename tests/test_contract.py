@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     "layer/tower": (lambda **it: Tower(SCHEMA, ["user"], keras.layers.Dense(4), **it), PAIRS),
     "block/mlp": (lambda **it: sf.MLPBlock([4, 2], normalization="layer_norm", residual=True, **it), VECTORS),
     "block/l2-norm": (sf.L2Norm, VECTORS),
+    "frequency/streaming": (lambda **it: sf.StreamingFrequency(7, 2, 0.5, **it), tf.constant([1, 6, 0, 2, 2])),
     "task/retrieval": (lambda **it: sf.RetrievalTask(temperature=0.5, **it), VECTORS),
     "index/brute-force": (lambda **it: sf.BruteForce(k=2, **it).index(VECTORS, [f"i{n}" for n in range(5)]), VECTORS),
     "model/two-tower": (

@@ -1,7 +1,7 @@
 """The two-tower model: a schema and a block in, a Keras model out."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +323,9 @@ class TwoTowerModel(keras.Model):
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Set the optimizer, and Keras's other options.
 
+        `jit_compile=True` compiles the step with XLA, which knows no strings: `train_on_batch` and its like then take
+        encoded values alone. "auto" leaves XLA off where a feature has a vocabulary.
+
         Raises:
             ConfigError: A loss or metrics are given: they are the model's own.
         """
@@ -332,6 +335,10 @@ class TwoTowerModel(keras.Model):
             raise ConfigError(
                 "compile(metrics=…): rank metrics need the whole catalogue; call schemaflow.evaluate(model, …)"
             )
+        # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
+        if kwargs.get("jit_compile") is True:
+            self.query_tower.assume_encoded()
+            self.item_tower.assume_encoded()
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -352,6 +359,7 @@ class TwoTowerModel(keras.Model):
         *,
         shuffle: bool = True,
         validation_data: Any = None,
+        callbacks: Any = None,
         tables: str | Path | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -359,34 +367,44 @@ class TwoTowerModel(keras.Model):
 
         Args:
             x: A Parquet file, a folder of them, a table in memory, or a dataset of feature dicts.
-            y: Not used: the positives are in `x`.
+            y: Not used: positives and targets are columns of `x`.
             batch_size: Rows a batch, each a negative of the others; 1024 if None.
-            shuffle: Give the rows in another order each epoch; `keras.utils.set_random_seed` fixes it. A dataset keeps
-                the order it has.
+            shuffle: Give the rows in another order each epoch; `keras.utils.set_random_seed` fixes it, and training that
+                goes on from a saved optimizer has the order it would have had. A dataset keeps the order it has.
             validation_data: Like `x`.
+            callbacks: Of Keras.
             tables: The folder of the side tables, where it is not that of `x`.
             **kwargs: Of `keras.Model.fit`.
+
+        Raises:
+            ConfigError: `y` is given, or weights or a split that Keras can make of arrays alone.
+            DataError: A table is not readable, lacks a column, or holds what does not fit its feature.
         """
-        train = self._dataset(x, batch_size, tables, shuffle=shuffle)
-        if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
-            validation_data = self._dataset(validation_data, batch_size, tables)
-        if self.retrieval is not None and self.retrieval.metrics_in_training:
-            encode = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: self._encode_candidates())
-            kwargs["callbacks"] = [encode, *(kwargs.get("callbacks") or ())]
+        _refuse(kwargs | {"y": y, "validation_split": kwargs.get("validation_split") or None})
+        epochs = _Epochs(self)
+        train = self._dataset(x, batch_size, tables, seed=(lambda: epochs.seed) if shuffle else None)
+        if isinstance(validation_data, tf.data.Dataset):
+            validation_data = self._dataset(validation_data, None, None)
+        elif validation_data is not None:
+            rows = kwargs.pop("validation_batch_size", None) or batch_size
+            validation_data = self._dataset(validation_data, rows, tables)
         # the dataset shuffles itself: Keras would warn that it cannot
         with data_errors():
-            return super().fit(train, y, shuffle=False, validation_data=validation_data, **kwargs)
+            return super().fit(
+                train, shuffle=False, validation_data=validation_data, callbacks=epochs.beside(callbacks), **kwargs
+            )
 
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any
     ) -> Any:
         """Return the loss, and what the tasks' metrics say. More about ranks says `schemaflow.evaluate`."""
+        _refuse(kwargs | {"y": y})
         dataset = self._dataset(x, batch_size, tables)
-        self._encode_candidates()
+        self.encode_candidates()
         with data_errors():
-            return super().evaluate(dataset, y, **kwargs)
+            return super().evaluate(dataset, **kwargs)
 
-    def _encode_candidates(self) -> None:
+    def encode_candidates(self) -> None:
         """Give the metrics that rank the whole catalogue its vectors, as they are now."""
         waiting = (
             [] if self.retrieval is None else [it for it in self.retrieval.factorized_metrics if it.needs_encoding]
@@ -406,29 +424,51 @@ class TwoTowerModel(keras.Model):
             return super().predict(dataset, **kwargs)
 
     def _dataset(
-        self, x: Any, batch_size: int | None, tables: Any, shuffle: bool = False, weighted: bool = True
+        self, x: Any, batch_size: int | None, tables: Any, seed: Callable[[], int] | None = None, weighted: bool = True
     ) -> Any:
         if isinstance(x, tf.data.Dataset):
             if batch_size is not None or tables is not None:
                 raise ConfigError(
                     "batch_size and tables are for paths and tables; a dataset is batched and joined already"
                 )
-            return x
+            return self._encoded(x)
         names = [feature.name for feature in (*self.sides.query, *self.sides.item)]
         if weighted:
             beside = [self.sides.weight, self.sides.explicit_negative, *(target for _, target in self._predicted)]
             names += [feature.name for feature in beside if feature is not None]
-        # Keras seeds Python's generator too, so set_random_seed fixes the order
-        seed = random.getrandbits(63) if shuffle else None
         return read_parquet(
             x,
             self.schema,
             batch_size=BATCH_SIZE if batch_size is None else batch_size,
-            shuffle=shuffle,
+            shuffle=seed is not None,
             seed=seed,
             tables=tables,
             features=names,
         )
+
+    def _encoded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Return a dataset of the user's whose raw features are encoded in the input pipeline, as those of a table are.
+
+        Raises:
+            ConfigError: Its elements are no dicts of features.
+        """
+        spec = dataset.element_spec
+        if not isinstance(spec, Mapping):
+            raise ConfigError(
+                f"the dataset's elements are {type(spec).__name__}s; expected dicts of features: targets and weights are"
+                " features of the schema, and each element holds a batch"
+            )
+        encoders = (self.query_tower.encoder, self.item_tower.encoder)
+        names = {feature.name for encoder in encoders for feature in encoder.features}
+        if not names & set(spec):
+            return dataset
+
+        @tf.autograph.experimental.do_not_convert  # it would wrap the errors
+        def encode(batch: Tensors) -> dict[str, Any]:
+            rest = {name: value for name, value in batch.items() if name not in names}
+            return rest | encoders[0].encoded(batch) | encoders[1].encoded(batch)
+
+        return dataset.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
 
     # -- vectors and recommendations ------------------------------------------------------------------------------
 
@@ -554,6 +594,22 @@ class TwoTowerModel(keras.Model):
 
     # -- looking and saving ---------------------------------------------------------------------------------------
 
+    def save_own_variables(self, store: Any) -> None:
+        """Save where the random generators are, such as dropout's: Keras does not, and training could not go on as it was."""
+        super().save_own_variables(store)
+        for place, state in enumerate(self._generators()):
+            store[f"generator_{place}"] = state
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` saved."""
+        for place, state in enumerate(self._generators()):
+            state.assign(store[f"generator_{place}"])
+        super().load_own_variables({name: store[name] for name in store.keys() if name.isdecimal()})  # noqa: SIM118
+
+    def _generators(self) -> list[Any]:
+        weights = {id(it) for it in self.weights}
+        return [it for it in self.variables if id(it) not in weights]
+
     def summary(self, *args: Any, print_fn: Any = None, **kwargs: Any) -> None:
         """Print the derived embedding tables, then Keras's summary."""
         names = [feature.name for feature in (*self.sides.query, *self.sides.item)]
@@ -604,6 +660,49 @@ class TwoTowerModel(keras.Model):
             "schema": Schema.from_config(config["schema"]),
             "embedding_options": options_from_config(config["embedding_options"]),
         }
+
+
+class _Epochs(keras.callbacks.Callback):
+    """What is made anew before each epoch: the vectors of metrics that are wanted in training, and the seed of its order.
+
+    The seed is a random one, moved by the steps made before. Keras seeds Python's generator too, so `set_random_seed`
+    fixes it; the steps are saved with the optimizer, so that training that is taken up again goes on in the order it
+    would have had. They are read before the epoch: inside, the first batch may be asked for before or after the first
+    step is counted.
+    """
+
+    def __init__(self, trained: TwoTowerModel) -> None:
+        super().__init__()
+        self.trained = trained
+        self.first = self.seed = random.getrandbits(62)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.seed = self.first + int(self.trained.optimizer.iterations)
+        if self.trained.retrieval is not None and self.trained.retrieval.metrics_in_training:
+            self.trained.encode_candidates()
+
+    def beside(self, callbacks: Any) -> Any:
+        """Return what Keras takes as callbacks, with this one."""
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(self)
+            return callbacks
+        return [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []), self]
+
+
+_REFUSED = {
+    "y": "positives and targets are columns of x, by the schema's tags: leave y out",
+    "sample_weight": "a row's weight is a column of x: give its feature the tag weight",
+    "class_weight": "there are no classes: give a feature of x the tag weight",
+    "validation_split": "the last rows of a table are no fair sample of it: pass validation_data=…",
+}
+"""Arguments of Keras that a table by the schema replaces, and by what."""
+
+
+def _refuse(given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where such an argument is given."""
+    problems = [f"{name}=…: {instead}" for name, instead in _REFUSED.items() if given.get(name) is not None]
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _check_layer(argument: str, layer: Any) -> None:

@@ -85,6 +85,11 @@ class Tower(keras.layers.Layer):
             inputs = {self.features[0].name: inputs}
         return self._body(self.encoder(inputs))
 
+    def assume_encoded(self) -> None:
+        """Let XLA compile the tower: what it cannot compile is the encoding of raw values."""
+        for layer in (self, self.encoder, *self.encoder.encoders.values()):
+            layer.supports_jit = True
+
     def _body(self, vectors: tf.Tensor) -> tf.Tensor:
         for layer in (self.block, *self.post):
             vectors = layer(vectors)

@@ -1,8 +1,9 @@
 """Encoded tables as `tf.data`: batches of feature dicts, shuffled, lists ragged."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def read_parquet(
     *,
     batch_size: int,
     shuffle: bool = False,
-    seed: int | None = None,
+    seed: int | Callable[[], int] | None = None,
     drop_remainder: bool = False,
     tables: str | Path | None = None,
     features: Sequence[str] | None = None,
@@ -48,7 +49,8 @@ def read_parquet(
         batch_size: Rows an element.
         shuffle: Give the rows in another order each time the dataset is iterated: row groups in random order, mixed by
             the million rows.
-        seed: Of the shuffle. The same seed gives the same order of rows in the same iteration.
+        seed: Of the shuffle. The same seed gives the same order of rows in the same iteration. A function is asked for a
+            seed before each iteration.
         drop_remainder: Leave out the last rows where they do not fill a batch.
         tables: The folder of the side tables; that of `path` if not given.
         features: The names of the features to read; all if None.
@@ -76,12 +78,12 @@ def read_parquet(
         raise ConfigError("features is empty; name at least one, or leave it out for all")
     schema = as_schema(schema)
     joined = join(path, schema, tables, features)
-    seeds = random.Random(seed)
+    next_seed = seed if callable(seed) else partial(random.Random(seed).getrandbits, 64)
     rows = joined.source.rows
     steps = rows // batch_size if drop_remainder else -(-rows // batch_size)
 
     def batches() -> Iterator[dict[str, Any]]:
-        generator = np.random.default_rng(seeds.getrandbits(64)) if shuffle else None
+        generator = np.random.default_rng(next_seed()) if shuffle else None
         try:
             for batch in _batches(joined, batch_size, generator):
                 if not drop_remainder or len(next(iter(batch.values()))) == batch_size:

@@ -65,6 +65,14 @@ class _Encoder(keras.layers.Layer):
         with tf.control_dependencies([present] if present is not None else []):
             return tf.identity(raw)
 
+    def _narrowed(self, values: tf.Tensor) -> tf.Tensor:
+        """Return numbers in the compute dtype; float16 ends at 65,504."""
+        narrow = tf.cast(values, self.compute_dtype)
+        if self.compute_dtype != "float16":
+            return narrow
+        message = f'feature "{self.feature.name}" is beyond what float16 holds, 65504; normalize it in the schema, or use mixed_bfloat16'
+        return tf.debugging.check_numerics(narrow, message)
+
 
 class _Numeric(_Encoder):
     """A raw number or moment as the number that enters the model, before it is normalised."""
@@ -187,7 +195,7 @@ class ContinuousEncoder(_Numeric):
         return tf.debugging.check_numerics(tf.cast(values, tf.float32), message)
 
     def call(self, values: tf.Tensor) -> tf.Tensor:
-        return tf.cast(values, self.compute_dtype)[:, tf.newaxis]  # [batch, 1]
+        return self._narrowed(values)[:, tf.newaxis]  # [batch, 1]
 
 
 class VectorEncoder(_Encoder):
@@ -205,7 +213,7 @@ class VectorEncoder(_Encoder):
         return tf.debugging.check_numerics(tf.cast(raw, tf.float32), message)
 
     def call(self, values: tf.Tensor) -> tf.Tensor:
-        return tf.cast(values, self.compute_dtype)
+        return self._narrowed(values)
 
 
 class WeightsEncoder(_Encoder):

@@ -147,6 +147,9 @@ def _canonical(feature: Feature, array: Any, piece: Piece) -> "pa.Array":
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_dictionary(array.type) and pa.types.is_string_view(array.type.value_type):
+        # Arrow decodes no dictionary of views, which is what polars makes of its categories
+        array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.large_string()))
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     is_number = pa.types.is_integer(kind) or (feature.dtype.startswith("float") and pa.types.is_floating(kind))

@@ -189,9 +189,9 @@ def open_source(table: TableLike) -> Source:
 def _as_arrow(table: Any) -> "pa.Table":
     import pyarrow as pa
 
-    if isinstance(table, ArrowStream):
-        return pa.table(table)
     try:
+        if isinstance(table, ArrowStream):
+            return pa.table(table)
         if isinstance(table, Mapping):
             return pa.table({name: _as_column(values) for name, values in table.items()})
         if type(table).__module__.partition(".")[0] == "pandas":
@@ -205,6 +205,10 @@ def _as_arrow(table: Any) -> "pa.Table":
 
 def _as_column(values: Any) -> Any:
     """Return something Arrow takes for a column: an array of several dimensions becomes a list column."""
+    import pyarrow as pa
+
+    if isinstance(values, ArrowStream):  # a column of polars, whose lists Arrow cannot read one by one
+        return pa.chunked_array(values)
     return list(values) if getattr(values, "ndim", 1) > 1 else values
 
 

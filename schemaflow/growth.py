@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemaflow.data.dataset import data_errors, read_parquet
-from schemaflow.data.join import read_ids, refuse_repeated
+from schemaflow.data.join import as_side_table, read_ids, refuse_repeated
 from schemaflow.errors import ConfigError, DataError, SchemaError
 from schemaflow.features.encoders import FeatureEncoder
 from schemaflow.features.tables import EmbeddingOptions
@@ -130,7 +130,12 @@ def carry_over(
     for it in grown.values():
         it.new.embeddings.assign(it.start)
     for table in sides:
-        _start_from_sides(open_source(table), towers, grown)
+        source = open_source(table)
+        keys = [it for _, tower in towers for it in tower.features if _is_id(it)]
+        views = [(as_side_table(source, new.schema, key), key) for key in keys]
+        of_ids = {id(view): view for view, key in views if key.source in view.columns}
+        for view in of_ids.values() or [source]:
+            _start_from_sides(view, towers, grown)
     if old.compiled and old.optimizer is not None:
         _carry_optimizer(old, new, list(grown.values()))
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from schemaflow.data.dataset import data_errors, read_parquet
 from schemaflow.data.encode import Array
-from schemaflow.data.join import read_ids, refuse_repeated
+from schemaflow.data.join import as_side_table, read_ids, refuse_repeated
 from schemaflow.errors import ConfigError, DataError, suggest
 from schemaflow.export import Recommender, export
 from schemaflow.features.catalogue import ItemCatalogue, read_catalogue
@@ -28,7 +28,7 @@ from schemaflow.sampling import Sampler
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
-from schemaflow.schema.sources import TableLike, open_source
+from schemaflow.schema.sources import TableLike
 from schemaflow.schema.tags import Tags, parse_tag
 from schemaflow.tasks import RetrievalTask, TargetTask, refuse_twins
 from schemaflow.towers import Tower, fresh_copy
@@ -139,8 +139,8 @@ class TwoTowerModel(keras.Model):
         if not isinstance(embedding_options, EmbeddingOptions):
             raise ConfigError(f"embedding_options is {embedding_options!r}; expected EmbeddingOptions(…)")
         self._arguments = {
-            "query_tower_tag": query_tower_tag.value,
-            "item_tower_tag": item_tower_tag.value,
+            "query_tower_tag": str(query_tower_tag),
+            "item_tower_tag": str(item_tower_tag),
             "l2_normalize": l2_normalize,
         }
         self.schema = schema
@@ -495,6 +495,8 @@ class TwoTowerModel(keras.Model):
     ) -> Array:
         if not isinstance(x, tf.data.Dataset):
             names = [feature.name for feature in features]
+            for key in (it for it in features if it.has(Tags.ID)):
+                x = as_side_table(x, self.schema, key)
             x = read_parquet(x, self.schema, batch_size=batch_size, tables=tables, features=names)
         with data_errors():
             return np.concatenate([encode(batch).numpy() for batch in x])
@@ -505,7 +507,7 @@ class TwoTowerModel(keras.Model):
         Raises:
             DataError: An item stands twice, or lacks its id.
         """
-        source = open_source(candidates)
+        source = as_side_table(candidates, self.schema, self.sides.item_id)
         ids = read_ids(source, self.sides.item_id)
         refuse_repeated(ids, self.sides.item_id, source)
         vectors = self.candidate_embeddings(source, tables=tables)

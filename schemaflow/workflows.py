@@ -22,7 +22,7 @@ from schemaflow.layers.mlp import MLPBlock
 from schemaflow.models import TwoTowerModel
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
-from schemaflow.schema.sides import sides_of
+from schemaflow.schema.sides import sides_of, tower_tags
 from schemaflow.schema.sources import Source, open_source
 from schemaflow.schema.tags import Tags
 
@@ -79,9 +79,8 @@ def train(
     candidates = _candidates(config, schema, item_id, folder, interactions)
     say(f"{training.rows:,} interactions to train on, {test.rows:,} to test, {candidates.rows:,} candidates")
 
-    side_tables = [
-        open_source(folder / table.file) for table in schema.tables.values() if (folder / table.file).exists()
-    ]
+    files = dict.fromkeys(folder / table.file for table in schema.tables.values())
+    side_tables = [open_source(file) for file in files if file.exists()]
     known = {file for source in side_tables for file in source.files}
     extra = [candidates] if candidates.files and not known.issuperset(candidates.files) else []
     schema = schema.fit(training, *side_tables, *extra)
@@ -175,10 +174,13 @@ def _candidates(config: RunConfig, schema: Schema, item_id: Feature, folder: Pat
 def _model(config: RunConfig, schema: Schema) -> TwoTowerModel:
     keras.utils.set_random_seed(config.seed)
     towers = config.towers
+    query_tag, item_tag = tower_tags(schema)
     return TwoTowerModel(
         schema,
         _block(towers.query),
         None if towers.item is None else _block(towers.item),
+        query_tower_tag=query_tag,
+        item_tower_tag=item_tag,
         embedding_options=config.embedding_options.options(),
         logits_temperature=towers.logits_temperature,
         l2_normalize=towers.l2_normalize,

@@ -6,10 +6,12 @@ from typing import Any
 import keras
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import schemaflow as sf
-from schemaflow.schema.sides import sides_of
+from schemaflow.data.sessions import pairs_within, sessions_of
+from schemaflow.schema.sides import sides_of, tower_tags
 from tests.conftest import ROOT
 
 GALLERY = sorted((ROOT / "schemas").glob("*.yaml"))
@@ -24,12 +26,16 @@ REAL = {
 }
 
 
-def one_step(schema: sf.Schema, interactions: Any) -> float:
+def one_step(schema: sf.Schema, interactions: Any, tables: Path | None = None) -> float:
     keras.utils.set_random_seed(0)
-    model = sf.TwoTowerModel(schema, sf.MLPBlock([8]), embedding_options=sf.EmbeddingOptions(embedding_dim_default=4))
+    query, item = tower_tags(schema)
+    options = sf.EmbeddingOptions(embedding_dim_default=4)
+    model = sf.TwoTowerModel(
+        schema, sf.MLPBlock([8]), query_tower_tag=query, item_tower_tag=item, embedding_options=options
+    )
     model.compile(optimizer="adam")
     before = [weight.numpy() for weight in model.trainable_weights]
-    history = model.fit(interactions, batch_size=256, steps_per_epoch=1, shuffle=False, verbose=0)
+    history = model.fit(interactions, batch_size=256, steps_per_epoch=1, shuffle=False, verbose=0, tables=tables)
     after = [weight.numpy() for weight in model.trainable_weights]
     assert sum(not np.array_equal(left, right) for left, right in zip(before, after, strict=True)) > len(before) // 2
     return float(history.history["loss"][0])
@@ -79,5 +85,17 @@ def test_each_holds_for_its_real_data_and_trains(name: str, real_data: Path) -> 
     assert np.isfinite(one_step(schema.fit(interactions), interactions))
 
 
+def test_pairs_of_films_hold_for_real_sessions_and_train(real_data: Path) -> None:
+    folder = real_data / "ml-100k"
+    ratings = pq.read_table(folder / "interactions.parquet").slice(0, 20_000)
+    time = ratings["timestamp"].to_numpy()
+    first, second = pairs_within(sessions_of(ratings["user_id"].to_numpy(), time, pause=1800), time, window=1)
+    films = ratings["movie_id"]
+    pairs = pa.table({"seed_movie": films.take(first), "next_movie": films.take(second)})
+    schema = sf.Schema.from_yaml(ROOT / "schemas" / "movielens_item_to_item.yaml")
+    assert schema.check(pairs, tables=folder).errors == ()
+    assert np.isfinite(one_step(schema.fit(pairs, folder / "items.parquet"), pairs, tables=folder))
+
+
 def test_every_schema_with_real_data_is_held_to_it() -> None:
-    assert {path.stem for path in GALLERY} == set(REAL) | {"ecommerce"}
+    assert {path.stem for path in GALLERY} == set(REAL) | {"ecommerce", "movielens_item_to_item"}

@@ -16,7 +16,7 @@ from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import same_side
 from schemaflow.schema.sources import Piece, Place, Source, TableLike, open_source
 
-__all__ = ["Joined", "join", "read_ids", "read_table", "refuse_repeated"]
+__all__ = ["Joined", "as_side_table", "join", "read_ids", "read_table", "refuse_repeated"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def join(
                 f'table "{name}" (there is no {directory / side.file}; pass the folder that holds it as "tables")'
             )
             continue
-        opened = open_source(directory / side.file)
+        opened = side.open(directory / side.file, key)
         searched.append(_describe(opened))
         here = [feature for feature in wanted if feature.source in opened.columns]
         if here:
@@ -136,6 +136,24 @@ def read_table(
     """Return the encoded features of a whole table in memory, by name; the arguments are those of `join`."""
     joined = join(table, schema, folder, names)
     return concatenate([joined.read(place) for place in joined.source.places()])
+
+
+def as_side_table(table: TableLike, schema: Schema, key: Feature) -> Source:
+    """Return a table of the items, or users, that a key tells apart.
+
+    Where the table has no column of the key's name, but the one that the schema's side table gives it, that is the key.
+
+    Example:
+        >>> schema = Schema.from_yaml("schemas/movielens_item_to_item.yaml")
+        >>> as_side_table({"movie_id": ["1", "2"]}, schema, schema["next_movie"]).columns
+        ('next_movie',)
+    """
+    source = open_source(table)
+    if key.source in source.columns:
+        return source
+    own = (it for it in schema.tables.values() if it.key == key.name and it.column in source.columns)
+    side = next(own, None)
+    return source if side is None else side.open(source, key)
 
 
 def read_ids(table: TableLike, feature: Feature) -> pa.Array:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from schemaflow.data.encode import Array
-from schemaflow.data.join import read_ids, refuse_repeated
+from schemaflow.data.join import as_side_table, read_ids, refuse_repeated
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.evaluation.judge import Excluded, Judge
 from schemaflow.evaluation.queries import codes_of, distinct_queries, positions_of, user_id_of
@@ -80,7 +80,7 @@ def evaluate(
     if isinstance(ks, int) or not ks or not all(isinstance(k, int) and k >= 1 for k in ks):
         raise ConfigError(f"ks is {ks!r}; expected a list of integers of at least 1")
     schema, sides = model.schema, model.sides
-    source, catalogue = open_source(interactions), open_source(candidates)
+    source, catalogue = open_source(interactions), as_side_table(candidates, schema, sides.item_id)
     identifiers = read_ids(catalogue, sides.item_id)
     refuse_repeated(identifiers, sides.item_id, catalogue)
     positives = distinct_queries(source, schema, sides, tables)

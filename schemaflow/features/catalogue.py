@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from schemaflow.data.encode import Array, Columns, Lists, encoded_dtype, take
-from schemaflow.data.join import read_ids, read_table, refuse_repeated
+from schemaflow.data.join import as_side_table, read_ids, read_table, refuse_repeated
 from schemaflow.errors import ConfigError
 from schemaflow.registry import register
 from schemaflow.schema.feature import encoded_name
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
-from schemaflow.schema.sources import TableLike, open_source
+from schemaflow.schema.sources import TableLike
 
 __all__ = ["ItemCatalogue", "read_catalogue"]
 
@@ -144,7 +144,7 @@ def read_catalogue(
     key, names = sides.item_id, [feature.name for feature in sides.item]
     domain, counts = schema.domains[key.table], schema.counts(key)
     if table is not None:
-        source = open_source(table)
+        source = as_side_table(table, schema, key)
         refuse_repeated(read_ids(source, key), key, source)
         columns = read_table(source, schema, folder, names)
         return ItemCatalogue.of(columns, np.asarray(columns[key.name]), counts, domain.reserved)

@@ -15,7 +15,7 @@ from schemaflow.schema.findings import Finding, Findings
 from schemaflow.schema.fitting import Numbers, vectors_of, vocabulary_of
 from schemaflow.schema.numbers import normalized, numbers_of
 from schemaflow.schema.plan import Plan, Table
-from schemaflow.schema.sides import Sides, sides_of
+from schemaflow.schema.sides import Sides, sides_of, tower_tags
 from schemaflow.schema.sources import Piece, TableLike
 from schemaflow.schema.tags import Tags
 
@@ -432,7 +432,7 @@ class _Inspection:
 
         counters = self.gathered[self.events].counters
         figures: dict[str, Any] = {"rows": self.events.source.rows}
-        for tag, word in ((Tags.USER, "users"), (Tags.ITEM, "items")):
+        for tag, word in ((Tags.USER, "users"), (tower_tags(self.schema)[1], "items")):
             ids = next((it for it in self.events.encoded if it.has(tag) and it.has(Tags.ID) and it.list is None), None)
             if ids is not None and ids.name in counters:
                 figures[word] = len(counters[ids.name].total()["value"].drop_null())

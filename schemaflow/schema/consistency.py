@@ -10,8 +10,9 @@ from schemaflow.schema.domain import Domain, domains_of
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.fitted import Fitted, first_values, learned_under, unscalable
 from schemaflow.schema.parsed import Location
+from schemaflow.schema.sides import same_side
 from schemaflow.schema.table import SideTable
-from schemaflow.schema.tags import SIDES, Tags
+from schemaflow.schema.tags import Tags
 
 __all__ = ["conflicts", "unrelated"]
 
@@ -98,7 +99,7 @@ def _of_weights(features: Mapping[str, Feature], words: list[str]) -> Iterator[t
         found = features.get(weights)
         if found is None:
             yield name, f'is weighted by "{weights}", which is not a feature here{suggest(weights, words)}'
-        elif found.kind != "weights" or not any(found.has(it) and features[name].has(it) for it in SIDES):
+        elif found.kind != "weights" or not same_side(found, features[name]):
             yield name, f'is weighted by "{weights}", which is no list tagged weight on the same side; tag it so'
     for name, it in features.items():
         if it.kind == "weights" and name not in weighted.values():

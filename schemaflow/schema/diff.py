@@ -1,6 +1,6 @@
 """What a change of schema means for a model that was trained: nothing, new rows, or a new model."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,7 +8,7 @@ from schemaflow.errors import SchemaError
 from schemaflow.schema.document import Document
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.options import TextOptions
-from schemaflow.schema.tags import SIDES, Tags
+from schemaflow.schema.tags import OWN, SIDES, Tags, is_side
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -126,9 +126,15 @@ def _of_schema(old: "Schema", new: "Schema") -> Iterator[Change]:
         elif keys:
             done = "is new" if not was else "is gone" if not now else f"has another {' and '.join(keys)}"
             yield Change("compatible", f'side table "{name}"', f"{done}: features are read from elsewhere")
-    for group, sides in (("query", (Tags.USER, Tags.CONTEXT, Tags.SESSION)), ("item", (Tags.ITEM,))):
+    own = dict.fromkeys(tag for it in new for tag in it.tags if OWN.fullmatch(tag))
+    groups: list[tuple[str, set[str]]] = [
+        ("query", {Tags.USER, Tags.CONTEXT, Tags.SESSION}),
+        ("item", {Tags.ITEM}),
+        *((tag, {tag, Tags.CONTEXT, Tags.SESSION}) for tag in own),  # it may be the query's
+    ]
+    for group, sides in groups:
         before, after = (
-            [it.name for it in first if _is_input(it) and it.name in second and set(sides) & set(it.tags)]
+            [it.name for it in first if _is_input(it) and it.name in second and sides.intersection(it.tags)]
             for first, second in ((old, new), (new, old))
         )
         if before != after and sorted(before) == sorted(after):
@@ -155,7 +161,7 @@ def _of_presence(old: "Schema", new: "Schema") -> Iterator[Change]:
                 continue
             subject = f'feature "{feature.name}"'
             odd = [key for key, value in _flat(feature) if key not in RULES and value is not None]
-            if not _is_input(feature) and set(feature.tags) <= _OF_VALUES and not odd:
+            if not _is_input(feature) and _of_values(feature.tags) and not odd:
                 yield Change("compatible", subject, f"{done}: it is no input of a tower")
             else:
                 message = f"{done}: the tower's first layer has another width then; {doing}, or train a new model"
@@ -251,12 +257,12 @@ def _of_tags(pair: _Pair) -> _Finding:
     if not _is_input(pair.old):
         return (
             ("compatible", "it is no input of a tower")
-            if tags <= _OF_VALUES
+            if _of_values(tags)
             else _breaks("what that means for a trained model is not known")(pair)
         )
-    if tags & set(SIDES):
+    if any(map(is_side, tags)):
         return _breaks("it enters another tower")(pair)
-    if Tags.ID in tags and Tags.ITEM in pair.new.tags:
+    if Tags.ID in tags and any(it is Tags.ITEM or OWN.fullmatch(it) for it in pair.new.tags):
         return _breaks("it is another feature that tells the items apart")(pair)
     if tags <= _OF_KIND:
         return "compatible", "it enters the model as before"
@@ -320,16 +326,21 @@ RULES: Mapping[str, _Rule] = {
 }
 """What a change of each key of a feature means; a test holds it to the grammar, and a key that is not here breaks."""
 
-_SIDE_TABLE_KEYS = frozenset({"file", "key"})
+_SIDE_TABLE_KEYS = frozenset({"file", "key", "column"})
 
 _OF_KIND = frozenset({Tags.CATEGORICAL, Tags.CONTINUOUS, Tags.EMBEDDING, Tags.SEQUENCE, Tags.LIST, Tags.ID})
 """Tags that say nothing of an input beyond its kind and its lists, which are compared themselves."""
 
 _OF_VALUES = frozenset({
-    *SIDES, *_OF_KIND, Tags.TIME, Tags.POSITION, Tags.WEIGHT,
+    *SIDES, *_OF_KIND, Tags.TIME, Tags.POSITION, Tags.WEIGHT, Tags.EXPLICIT_NEGATIVE,
     Tags.TARGET, Tags.REGRESSION, Tags.CLASSIFICATION, Tags.BINARY, Tags.MULTI_CLASS,
 })  # fmt: skip
 """Tags of features that are no input of a tower."""
+
+
+def _of_values(tags: Iterable[Tags | str]) -> bool:
+    """Tell whether features that are no input of a tower may have the tags; any side of the user's own may."""
+    return all(it in _OF_VALUES or is_side(it) for it in tags)
 
 
 def _of_statistics(

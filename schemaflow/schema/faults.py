@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemaflow.schema.columns import Column, place_of
 from schemaflow.schema.feature import Feature
-from schemaflow.schema.tags import Tags
+from schemaflow.schema.tags import OWN, Tags
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,7 +71,8 @@ def faults_of(feature: Feature, column: Column, rows: int | None, takes_missing:
         takes_missing: Whether a missing value is something to the model.
     """
     missing = column.values.is_null().to_numpy(zero_copy_only=False)
-    if feature.has(Tags.ITEM_ID) and column.splits is None:
+    names_items = feature.has(Tags.ID) and any(it is Tags.ITEM or OWN.fullmatch(it) for it in feature.tags)
+    if names_items and column.splits is None:
         reason = "is missing; an item without an id cannot be learned: fill it in or remove the row"
         yield from fault("missing-value", feature, column, missing, reason)
     if feature.kind == "vector":
@@ -94,6 +95,9 @@ def faults_of(feature: Feature, column: Column, rows: int | None, takes_missing:
     if feature.has(Tags.WEIGHT):
         yield from beyond(feature, column, values, "float32")
         yield from fault("negative-weight", feature, column, values < 0, "is below 0; a weight is 0 or more")
+    elif feature.has(Tags.EXPLICIT_NEGATIVE):
+        reason = "is neither 0 nor 1; an explicit negative is 1, every other row 0"
+        yield from fault("explicit-negative", feature, column, (values != 0) & (values != 1), reason)
     elif feature.kind == "value" and feature.dtype.startswith("float"):
         yield from beyond(feature, column, values, feature.dtype)
     if feature.has(Tags.BINARY):

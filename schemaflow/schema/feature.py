@@ -18,7 +18,7 @@ from schemaflow.schema.options import (
     Vocabulary,
 )
 from schemaflow.schema.rules import TAG_SCHEMA, contradictions
-from schemaflow.schema.tags import SIDES, TARGET_KINDS, Tags, atoms, parse_tag
+from schemaflow.schema.tags import TARGET_KINDS, Tags, atoms, is_side, parse_tag
 
 __all__ = [
     "CALENDAR",
@@ -48,7 +48,7 @@ DType = Literal[
     "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32", "float64"
 ]  # uint64 is left out: TensorFlow's lookups hold signed 64-bit keys
 
-_VALUES = frozenset({Tags.TARGET, Tags.TIME, Tags.POSITION}) | TARGET_KINDS
+_VALUES = frozenset({Tags.TARGET, Tags.TIME, Tags.POSITION, Tags.EXPLICIT_NEGATIVE}) | TARGET_KINDS
 _CATEGORICAL = frozenset({Tags.CATEGORICAL, Tags.ID, Tags.SEQUENCE, Tags.TEXT})
 
 
@@ -62,7 +62,7 @@ def encoded_name(name: str) -> str:
     return f"{name}/encoded"
 
 
-def _tag(word: Any) -> Tags:
+def _tag(word: Any) -> Tags | str:
     """Take a tag or its name."""
     if not isinstance(word, str):
         raise SchemaError(f"unknown tag {word!r}; a tag is a word, such as {Tags.USER}")
@@ -75,8 +75,8 @@ class Feature(Document):
     Args:
         name: Letters, digits and underscores, beginning with a letter: it becomes an input of the exported signatures.
         dtype: The type of one value.
-        tags: Its side (user, item, context, session), its kind (id, categorical, continuous, sequence, text, embedding)
-            and its role (target, time, weight, position).
+        tags: Its side (user, item, context, session, or one of your own, `x-seed`), its kind (id, categorical,
+            continuous, sequence, text, embedding) and its role (target, time, weight, position, explicit_negative).
         column: The Parquet column, where its name differs.
         cardinality: The rows of its embedding table, reserved ones included. An upper bound with a learned vocabulary.
         vocabulary: `learned` by `Schema.fit`, the values themselves, or a file of them. Integers without one are rows
@@ -104,7 +104,7 @@ class Feature(Document):
     name: str = Field(exclude=True)
     dtype: DType
     tags: Annotated[
-        tuple[Annotated[Tags, BeforeValidator(_tag), WithJsonSchema(TAG_SCHEMA)], ...],
+        tuple[Annotated[Tags | str, BeforeValidator(_tag), WithJsonSchema(TAG_SCHEMA)], ...],
         BeforeValidator(as_tuple),
     ] = ()
     column: StrictStr | None = None
@@ -123,7 +123,7 @@ class Feature(Document):
 
     @field_validator("tags")
     @classmethod
-    def _take_compounds_apart(cls, tags: tuple[Tags, ...]) -> tuple[Tags, ...]:
+    def _take_compounds_apart(cls, tags: tuple[Tags | str, ...]) -> tuple[Tags | str, ...]:
         return atoms(tags)
 
     @model_validator(mode="after")
@@ -139,7 +139,8 @@ class Feature(Document):
         """How it enters the model; None where that cannot be told.
 
         Through a table (categorical), as a number (continuous), as numbers (vector), by weighing the values of a list
-        (weights), or (targets, moments, positions, weights of examples, ids of sessions) not at all (value).
+        (weights), or (targets, moments, positions, weights of examples, explicit negatives, ids of sessions) not at all
+        (value).
         """
         tags, part = frozenset(self.tags), None if self.time is None else self.time.take
         if Tags.WEIGHT in tags:
@@ -153,7 +154,7 @@ class Feature(Document):
         if Tags.CONTINUOUS in tags or self.is_age:
             return "continuous"
         of_dtype: dict[str, Kind] = {"s": "categorical", "f": "continuous"}
-        return of_dtype.get(self.dtype[0]) if tags.intersection(SIDES) else "value"
+        return of_dtype.get(self.dtype[0]) if any(map(is_side, tags)) else "value"
 
     @property
     def encoding(self) -> Encoding:

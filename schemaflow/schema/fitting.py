@@ -14,7 +14,7 @@ from schemaflow.schema.files import find, read_vectors, read_vocabulary
 from schemaflow.schema.fitted import Fitted, Statistics, learned_under, unscalable
 from schemaflow.schema.options import Quantiles as QuantilesOption
 from schemaflow.schema.rows import rows_in
-from schemaflow.schema.sides import belongs
+from schemaflow.schema.sides import belongs, tower_tags
 from schemaflow.schema.sources import Source
 from schemaflow.schema.tags import Tags
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Numbers", "fit", "read_by_fit", "vectors_of", "vocabulary_of"]
 
-_CONTEXT = frozenset({Tags.USER, Tags.CONTEXT, Tags.SESSION, Tags.TIME})
+_CONTEXT = frozenset({Tags.CONTEXT, Tags.SESSION, Tags.TIME})
 
 
 def fit(
@@ -39,7 +39,7 @@ def fit(
 
     New values get their rows by falling number of occurrences, ties by value, after those that are known already; what
     is known of numbers stays. Ids are counted in the interactions: sources, not side tables, that hold the item id and
-    the user id (or, where the schema has none, a context or a time).
+    the user id (or, where the schema has none, a context or a time); of a schema with sides of its own, the ids of these.
 
     Args:
         features: Of the schema.
@@ -119,9 +119,10 @@ def _counts_values(domain: Domain) -> bool:
 
 
 def _holds_interactions(source: Source, features: Sequence[Feature], ids: Sequence[Feature]) -> bool:
-    items = [it for it in ids if it.has(Tags.ITEM)]
-    users = [it for it in ids if it.has(Tags.USER)]
-    others = users or [it for it in features if frozenset(it.tags) & _CONTEXT]
+    query, item = tower_tags(features)
+    items = [it for it in ids if it.has(item)]
+    askers = [it for it in ids if it.has(query)]
+    others = askers or [it for it in features if it.has(query) or _CONTEXT.intersection(it.tags)]
     return all(any(it.source in source.columns for it in group) for group in (items, others))
 
 

@@ -108,7 +108,7 @@ def _column(merlin: Any, feature: Feature, name: str, rows: int | None) -> Any:
         shape = {"is_list": True, "is_ragged": True}
     tags = [*feature.tags, *(tag for tag in _WHOLE if feature.has(tag))]
     return merlin.ColumnSchema(
-        name, tags=[tag.value for tag in tags], dtype=feature.dtype, properties=properties, **shape
+        name, tags=[str(tag) for tag in tags], dtype=feature.dtype, properties=properties, **shape
     )
 
 
@@ -303,14 +303,14 @@ def _validated(spec: dict[str, Any]) -> Feature:
 
 def _tags(words: Iterable[str], original: Feature | None, problems: list[str]) -> list[str]:
     """Return the tags in an order of their own: Merlin keeps a set, in which they stand differently in each process."""
-    found: set[Tags] = set()
+    found: set[Tags | str] = set()
     for word in words:
         try:
             found.add(parse_tag(str(word)))
         except SchemaError as reason:
             problems += [f"has an {problem}" for problem in reason.problems]
-    order = [*(original.tags if original is not None else ()), *Tags]
-    return [tag.value for tag in dict.fromkeys(order) if tag in found]
+    order = [*(original.tags if original is not None else ()), *Tags, *sorted(found)]
+    return [str(tag) for tag in dict.fromkeys(order) if tag in found]
 
 
 def _dtype(fields: Mapping[str, Any], tags: Sequence[str], problems: list[str]) -> str:

@@ -26,6 +26,7 @@ class Table:
         source: The rows.
         name: What to call it: interactions, or the side table's name.
         key: The feature by which a side table is joined; None for the interactions.
+        column: The name of the key's column in the file, where the schema gives it another than in the interactions.
         encoded: The features that the model reads.
         fitted: The features that `Schema.fit` reads.
         joined_to: The tables whose rows look theirs up in it.
@@ -35,6 +36,7 @@ class Table:
     source: Source
     name: str = "interactions"
     key: Feature | None = None
+    column: str | None = None
     encoded: list[Feature] = field(default_factory=list)
     fitted: list[Feature] = field(default_factory=list)
     joined_to: list["Table"] = field(default_factory=list)
@@ -89,7 +91,9 @@ class Plan:
             elif (opened := self._open(folder / side.file, name)) is None:
                 unreadable = True
             else:
-                self.tables.append(Table(opened, name, schema[side.key]))
+                key = schema[side.key]
+                source = opened if side.column is None else opened.renamed(side.column, key.source)
+                self.tables.append(Table(source, name, key, side.column))
         missing = self._place(events, self._features)
         for key in [
             it.key for it in self.tables if it.key is not None and it.key in missing
@@ -108,8 +112,9 @@ class Plan:
             table.fitted = [it for it in read if it.source in table.source.columns and belongs(it, table.key)]
             self._check_key(table)
         read_nowhere = [it.source for it in self._features if not any(it in table.features for table in self.tables)]
-        for table in self.tables:
-            self.found += self._extra(table, read_nowhere)
+        for number, table in enumerate(self.tables):
+            if not any(it.source.files == table.source.files for it in self.tables[:number] if table.key is not None):
+                self.found += self._extra(table, read_nowhere)
 
     def _add(self, refused: bool, code: str, message: str, **figures: Any) -> None:
         self.found.append(Finding("error" if refused else "warning", code, message, **figures))
@@ -177,15 +182,19 @@ class Plan:
         key, columns = table.key, table.source.columns
         if key is None or key.source in columns:
             return
+        column = key.source if table.column is None else table.column
         message = (
-            f'{table.source.name}: the column "{key.source}" of feature "{key.name}", by which it is joined, is missing'
-            f"{suggest(key.source, columns)}; the columns are {', '.join(columns)}"
+            f'{table.source.name}: the column "{column}" of feature "{key.name}", by which it is joined, is missing'
+            f"{suggest(column, columns)}; the columns are {', '.join(columns)}"
         )
         self._add(table.needed, "missing-column", message, **table.of(key))
         table.key, table.joined_to = None, []  # there is nothing to join by
 
     def _extra(self, table: Table, lacking: Sequence[str]) -> Iterator[Finding]:
-        read = {it.source for it in table.features}
+        of_file = [
+            it for it in self.tables if it is table or (table.source.files and it.source.files == table.source.files)
+        ]
+        read = {it.source for other in of_file for it in other.features}
         for column in table.source.columns:
             if column not in read:
                 other = next((it for it in self.tables if column in {feature.source for feature in it.encoded}), None)

@@ -22,7 +22,7 @@ RESERVED_NAMES = frozenset(
 )
 """Words that the exported signatures use for themselves."""
 
-_UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.BIAS, Tags.FILTER, Tags.TEACHER, Tags.ACTION, Tags.EXPLICIT_NEGATIVE})
+_UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.BIAS, Tags.FILTER, Tags.TEACHER, Tags.ACTION})
 """Tags that have a name but that nothing reads yet: refused, not ignored."""
 
 _READ = [tag for tag in Tags if not _UNSUPPORTED.intersection(atoms([tag]))]
@@ -34,9 +34,10 @@ TAG_SCHEMA: JsonDict = {
         {
             "pattern": f"^({'|'.join(''.join(it if it == '_' else f'[{it}{it.upper()}]' for it in tag) for tag in _READ)})$"
         },
+        {"pattern": "^[xX]-[A-Za-z0-9][A-Za-z0-9_-]*$"},
     ],
 }
-"""What JSON Schema says of a tag: one of the words, in any case."""
+"""What JSON Schema says of a tag: one of the words, or one of the user's own, in any case."""
 
 FEATURE_NAMES: JsonDict = {
     "pattern": f"^(?!where_){NAME.pattern}$",
@@ -51,6 +52,7 @@ _DERIVED = ("buckets", "calendar")
 """Encodings whose rows are made of numbers, and not looked up."""
 
 _KIND_TAGS = (Tags.CONTINUOUS, Tags.CATEGORICAL, Tags.EMBEDDING)
+_ROLES = (Tags.WEIGHT, Tags.TARGET, Tags.POSITION, Tags.TIME, Tags.EXPLICIT_NEGATIVE)
 _IDS = frozenset({Tags.ID, Tags.SEQUENCE, Tags.TEXT})
 
 
@@ -84,7 +86,7 @@ def _of_name(feature: "Feature") -> list[str]:
 
 def _of_tags(feature: "Feature") -> list[str]:
     tags = frozenset(feature.tags)
-    kinds = [tag for tag in _KIND_TAGS if tag in tags]
+    kinds: list[str] = [tag for tag in _KIND_TAGS if tag in tags]
     if len(kinds) == 1 and kinds[0] is not Tags.CATEGORICAL:
         kinds += sorted(tags & _IDS)
     if len(kinds) > 1:
@@ -114,8 +116,10 @@ def _of_kind(feature: "Feature") -> list[str]:
         problems.append(f"is tagged embedding but has dtype {dtype}; a dense vector holds float32 or float64")
     if Tags.TEXT in feature.tags and not string:
         problems.append(f"is tagged text but has dtype {dtype}; a text is a string")
-    roles = [tag for tag in (Tags.WEIGHT, Tags.TARGET, Tags.POSITION, Tags.TIME) if tag in feature.tags]
-    if roles and string:
+    roles = [tag for tag in _ROLES if tag in feature.tags]
+    if roles == [Tags.EXPLICIT_NEGATIVE] and (string or floating):
+        problems.append(f"is tagged explicit_negative but has dtype {dtype}; it is 0 or 1: use an integer dtype")
+    elif roles and string:
         problems.append(f"is tagged {roles[0]} but has dtype string; a {roles[0]} is a number")
     if len(roles) > 1:
         problems.append(f"is tagged both {roles[0]} and {roles[1]}; keep one")

@@ -25,7 +25,7 @@ from schemaflow.schema.inference.draft import draft
 from schemaflow.schema.json_schema import json_schema
 from schemaflow.schema.merlin import carried, features_of, format_file, is_merlin, originals, parse_file, to_merlin
 from schemaflow.schema.options import EmbeddingSpec
-from schemaflow.schema.sources import TableLike, open_source
+from schemaflow.schema.sources import Source, TableLike, open_source
 from schemaflow.schema.table import SideTable
 from schemaflow.schema.tags import Tags
 from schemaflow.schema.yaml_text import dump_flow
@@ -273,15 +273,27 @@ class Schema:
             raise DataError("Schema.fit needs at least one table: the interactions")
         opened = [open_source(table) for table in tables]
         folder = next((source.folder for source in opened if source.folder is not None), None)
-        keys = {Path(table.file).name: self[table.key] for table in self.tables.values()}
-        sides = [(source, keys[file.name]) for source in opened for file in source.files[:1] if file.name in keys]
-        sources = [source for source in opened if all(source is not side for side, _ in sides)]
+        declared = [(table, self[table.key]) for table in self.tables.values()]
+        pairs = [(source, table, key) for source in opened for table, key in declared if self._is_side(source, table)]
+        sides = [(table.open(source, key), key) for source, table, key in pairs]
+        sources = [source for source in opened if all(source is not side for side, _, _ in pairs)]
         if folder is not None:
             given = {file.resolve() for source in opened for file in source.files}
-            files = [folder / table.file for table in self.tables.values()]
-            sides += [(open_source(it), keys[it.name]) for it in files if it.exists() and it.resolve() not in given]
+            files = [(folder / table.file, table, key) for table, key in declared]
+            sides += [
+                (table.open(file, key), key)
+                for file, table, key in files
+                if file.exists() and file.resolve() not in given
+            ]
         folders = [self.folder] if folder is None else [self.folder, folder]
         return replace(self, fitted=fit(self.features, self.domains, sources, sides, self.fitted, folders))
+
+    def _is_side(self, source: Source, table: SideTable) -> bool:
+        """Tell whether a source is a side table: by the name of its file, or else by the column that has its key alone."""
+        if any(file.name == Path(table.file).name for file in source.files[:1]):
+            return True
+        ids = {it.source for it in self.features if it.has(Tags.ID)}
+        return table.column in source.columns and ids.isdisjoint(source.columns)
 
     def check(self, interactions: TableLike, *, tables: str | Path | None = None) -> Findings:
         """Return what training would refuse in tables, as errors, and what may not be meant, as warnings.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from schemaflow.errors import SchemaError
 from schemaflow.schema.feature import Feature
-from schemaflow.schema.tags import SIDES, Tags
+from schemaflow.schema.tags import OWN, Tags, is_side
 
-__all__ = ["Sides", "belongs", "same_side", "sides_of", "towers_of"]
+__all__ = ["Sides", "belongs", "same_side", "sides_of", "tower_tags", "towers_of"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Sides:
         item: Of the item tower.
         item_id: The one that tells items apart.
         weight: The one that weighs each interaction in the loss, if any.
-        explicit_negative: The one that says which interactions are negatives, if any.
+        explicit_negative: The one that marks rows whose item was refused, if any.
     """
 
     query: tuple[Feature, ...]
@@ -29,8 +29,32 @@ class Sides:
     explicit_negative: Feature | None = None
 
 
-def sides_of(schema: Iterable[Feature], query_tag: Tags | str = Tags.USER, item_tag: Tags | str = Tags.ITEM) -> Sides:
+def tower_tags(schema: Iterable[Feature]) -> tuple[Tags | str, Tags | str]:
+    """Return the tags of the query and of the item tower that a schema is made for: user and item, if it has them.
+
+    A side of the user's own stands in for one that is lacking: the first for the query, the last for the items; and for
+    both where the schema has no item.
+
+    Example:
+        >>> from schemaflow.schema import Schema
+        >>> tower_tags(Schema.from_yaml("schemas/movielens_item_to_item.yaml"))
+        ('x-seed', 'x-next')
+    """
+    tagged = list(dict.fromkeys(tag for it in schema if it.kind != "value" for tag in it.tags))
+    own = [tag for tag in tagged if OWN.fullmatch(tag)]
+    item = own.pop() if own and Tags.ITEM not in tagged else Tags.ITEM
+    return own[0] if own and (item is not Tags.ITEM or Tags.USER not in tagged) else Tags.USER, item
+
+
+def sides_of(
+    schema: Iterable[Feature], query_tag: Tags | str | None = None, item_tag: Tags | str | None = None
+) -> Sides:
     """Return the features of each tower: those with its tag; the query tower takes context and session too.
+
+    Args:
+        schema: The features.
+        query_tag: Of the query tower; what `tower_tags` says if None.
+        item_tag: Of the item tower; likewise.
 
     Raises:
         SchemaError: A tower has no feature, a feature is on no side, or there is not exactly one item id.
@@ -48,18 +72,20 @@ def sides_of(schema: Iterable[Feature], query_tag: Tags | str = Tags.USER, item_
 
 def towers_of(
     schema: Sequence[Feature],
-    query_tag: Tags | str = Tags.USER,
-    item_tag: Tags | str = Tags.ITEM,
+    query_tag: Tags | str | None = None,
+    item_tag: Tags | str | None = None,
     whole: bool = True,
 ) -> tuple[Sides | None, list[tuple[str | None, str]]]:
     """Return the features of each tower, or what is wrong with them: a feature's name, where it is one's, and the problem.
 
     Args:
         schema: The features.
-        query_tag: Of the query tower.
-        item_tag: Of the item tower.
+        query_tag: Of the query tower; what `tower_tags` says if None.
+        item_tag: Of the item tower; likewise.
         whole: Whether these are all features; of some alone, what is lacking is no problem.
     """
+    derived = tower_tags(schema)
+    query_tag, item_tag = derived[0] if query_tag is None else query_tag, derived[1] if item_tag is None else item_tag
     inputs = [feature for feature in schema if feature.kind != "value"]
     of_query = frozenset({Tags.CONTEXT, Tags.SESSION})
     query = tuple(it for it in inputs if it.has(query_tag) or (of_query.intersection(it.tags) and not it.has(item_tag)))
@@ -85,7 +111,7 @@ def towers_of(
             f'feature "{it.name}" is {it.kind} but on no side, so nothing would read it; tag it {query_tag}, {item_tag} or context',
         )
         for it in inputs
-        if not any(it.has(tag) for tag in (query_tag, item_tag, *SIDES))
+        if not any(it.has(tag) for tag in (query_tag, item_tag)) and not any(map(is_side, it.tags))
     ]
     if len(ids) > 1:
         found = " and ".join(f'"{it.name}"' for it in ids)
@@ -101,18 +127,21 @@ def towers_of(
         problems.append(
             (users[1].name, f"features {names} are both tagged user and id; leave it to the one that tells users apart")
         )
-    weights = [it for it in schema if it.has(Tags.WEIGHT) and it.kind == "value"]
-    if len(weights) > 1:
-        names = " and ".join(f'"{it.name}"' for it in weights)
-        problems.append((weights[1].name, f"features {names} are both tagged weight; an interaction has one"))
+    roles: list[Feature | None] = []
+    for role in (Tags.WEIGHT, Tags.EXPLICIT_NEGATIVE):
+        tagged = [it for it in schema if it.has(role) and it.kind == "value"]
+        if len(tagged) > 1:
+            names = " and ".join(f'"{it.name}"' for it in tagged)
+            problems.append((tagged[1].name, f"features {names} are both tagged {role}; an interaction has one"))
+        roles.append(tagged[0] if tagged else None)
     if problems or not ids:
         return None, problems
-    return Sides(query, item, ids[0], weights[0] if weights else None), problems
+    return Sides(query, item, ids[0], *roles), problems
 
 
 def same_side(feature: Feature, key: Feature) -> bool:
     """Tell whether a table joined by a key may hold a feature."""
-    return any(feature.has(side) and key.has(side) for side in SIDES)
+    return any(is_side(tag) and tag in key.tags for tag in feature.tags)
 
 
 def belongs(feature: Feature, key: Feature | None) -> bool:

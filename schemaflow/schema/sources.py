@@ -1,7 +1,7 @@
 """Tables as people hand them over (Parquet files, folders, Arrow, pandas, polars, dicts of arrays), read piece by piece."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 
@@ -85,6 +85,7 @@ class Source:
         files: Its Parquet files; empty for a table in memory.
         table: The table in memory.
         numbers: The number of each row of the table, where it is some rows of another.
+        alias: The name that a column has in the file, and the name it is given here, where a column is renamed.
     """
 
     name: str
@@ -93,11 +94,24 @@ class Source:
     files: tuple[Path, ...] = ()
     table: "pa.Table | None" = None
     numbers: "npt.NDArray[Any] | None" = None
+    alias: tuple[str, str] | None = None
 
     @property
     def folder(self) -> Path | None:
         """The folder that holds its files, where side tables are looked for."""
         return self.files[0].parent if self.files else None
+
+    def renamed(self, column: str, name: str) -> "Source":
+        """Return it with a column under another name, in place of the column that has that name."""
+        columns = tuple(name if it == column else it for it in self.columns if it != name or it == column)
+        return replace(self, columns=columns, alias=(column, name))
+
+    def _stored(self, columns: Sequence[str]) -> list[str]:
+        """Return the names that columns have in the file."""
+        return [self.alias[0] if self.alias is not None and it == self.alias[1] else it for it in columns]
+
+    def _where(self, place: object) -> str:
+        return f"{place}" if self.alias is None else f"{place} ({self.alias[0]} as {self.alias[1]})"
 
     def places(self) -> list[Place]:
         """Return the place of each piece, in order: row groups of one file, enough of them to be worth a lookup table."""
@@ -120,14 +134,16 @@ class Source:
         """Return the piece at a place, with only the columns named."""
         if place.file is None:
             assert self.table is not None
-            return Piece(self.table.select(list(columns)), self.name, numbers=self.numbers)
+            chosen = self.table.select(self._stored(columns)).rename_columns(list(columns))
+            return Piece(chosen, self._where(self.name), numbers=self.numbers)
         import pyarrow as pa
 
         try:
-            table = _open(place.file).read_row_groups(list(place.groups), columns=list(columns), use_threads=False)
+            stored = self._stored(columns)
+            table = _open(place.file).read_row_groups(list(place.groups), columns=stored, use_threads=False)
         except (pa.ArrowInvalid, OSError) as reason:
             raise DataError(f"{place}: not readable: {' '.join(str(reason).split())}; write the file again") from None
-        return Piece(table.select(list(columns)), str(place), place.first_row)
+        return Piece(table.select(stored).rename_columns(list(columns)), self._where(place), place.first_row)
 
     def pieces(self, columns: Sequence[str]) -> Iterator[Piece]:
         """Yield every piece, with only the columns named."""
@@ -137,18 +153,20 @@ class Source:
         """Yield every row, a bounded number at a time however large the row groups are, with only the columns named."""
         import pyarrow as pa
 
+        stored, names = self._stored(columns), list(columns)
         if self.table is not None:
-            chosen = self.table.select(list(columns))
+            chosen = self.table.select(stored).rename_columns(names)
             for first in range(0, self.rows, BATCH_ROWS):
-                yield Piece(chosen.slice(first, BATCH_ROWS), self.name, first)
+                yield Piece(chosen.slice(first, BATCH_ROWS), self._where(self.name), first)
         for file in self.files:
             opened, first = _open(file, pre_buffer=False, buffer_size=1 << 20), 0  # else whole column chunks
             groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
             row_bytes = sum(group.total_byte_size for group in groups) / max(opened.metadata.num_rows, 1)
             rows = int(min(BATCH_ROWS, max(BATCH_BYTES / max(row_bytes, 1), 1)))
             try:
-                for batch in opened.iter_batches(rows, columns=list(columns), use_threads=False):
-                    yield Piece(pa.Table.from_batches([batch]).select(list(columns)), str(file), first)
+                for batch in opened.iter_batches(rows, columns=stored, use_threads=False):
+                    chosen = pa.Table.from_batches([batch]).select(stored).rename_columns(names)
+                    yield Piece(chosen, self._where(file), first)
                     first += batch.num_rows
             except (pa.ArrowInvalid, OSError) as reason:
                 raise DataError(

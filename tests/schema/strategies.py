@@ -33,7 +33,7 @@ NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True).filter(
 WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 FILES = WORDS.map(lambda it: f"{it}.parquet")
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False)
-SIDES = st.sampled_from(["user", "item", "context", "USER", "Item"])
+SIDES = st.sampled_from(["user", "item", "context", "USER", "Item", "x-seed", "X-Next_2"])
 INITIALIZERS = st.sampled_from(["zeros", "ones", "random_uniform", "glorot_normal"])
 
 
@@ -134,6 +134,7 @@ SPECS = st.one_of(
             {"dtype": "int8", "tags": ["binary_classification", "target"]},
             {"dtype": "float32", "tags": ["weight"]},
             {"dtype": "int8", "tags": ["position"]},
+            {"dtype": "uint8", "tags": ["explicit_negative"]},
             {"dtype": "string"},
         ]
     ),
@@ -168,6 +169,6 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         document["name"] = draw(WORDS)
     keys = [name for name, spec in document["features"].items() if "id" in spec.get("tags", ())]
     if keys:
-        table = st.fixed_dictionaries({"file": FILES, "key": st.sampled_from(keys)})
+        table = mapping({"file": FILES, "key": st.sampled_from(keys)}, column=WORDS)
         document["tables"] = draw(st.dictionaries(WORDS, table, max_size=2))
     return document

@@ -241,7 +241,7 @@ def documents(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def test_every_key_of_the_grammar_has_an_answer() -> None:
     assert set(RULES) == set(keys(sf.Feature))
-    assert set(SideTable.model_fields) == {"file", "key"}
+    assert set(SideTable.model_fields) == {"file", "key", "column"}
     assert set(SchemaDocument.model_fields) == {"version", "name", "fitted", "tables", "features"}
     assert {it.name for it in dataclasses.fields(Fitted)} == {
         "vocabularies",

@@ -67,6 +67,8 @@ MISTAKES = [
     ("  a: {dtype: int64, tags: [item, id], cardinality: 9, name: b}", '3:55: unknown key "name" in feature "a"'),
     ("  a: {dtype: int64, tags: [item, id], cardinality: 9, domain: a/b}", '3:3: feature "a" has the domain "a/b"'),
     ("  a: {dtype: int64, tags: [item, filter, id], cardinality: 9}", '3:3: feature "a" is tagged filter, which nothing reads yet'),
+    ("  a: {dtype: int64, tags: [x-, id], cardinality: 9}", '3:28: feature "a": unknown tag "x-"; one of your own is x- and a name'),
+    ("  a: {dtype: float32, tags: [explicit_negative]}", '3:3: feature "a" is tagged explicit_negative but has dtype float32'),
     ("  a: {dtype: string, tags: [item, id], vocabulary: []}", '3:3: feature "a" has an empty vocabulary'),
     ("  a: {dtype: int8, tags: [item, id], vocabulary: [300]}", '3:3: feature "a" has dtype int8 but 300 in its vocabulary'),
     ("  a: &x {dtype: int64, tags: [item, id], cardinality: 9, list: *x}", "3:58: an alias (*name) is not supported"),

@@ -11,6 +11,7 @@ import tensorflow as tf
 from schemaflow.errors import ConfigError
 from schemaflow.registry import register
 from schemaflow.schema.sources import ArrowStream, Source
+from schemaflow.tasks.checks import require_shape
 
 __all__ = ["FactorizedTopK"]
 
@@ -157,10 +158,15 @@ class FactorizedTopK(keras.metrics.Metric):
             sample_weight: [q].
 
         Raises:
-            ConfigError: There are no candidates yet, or ids are strings on one side and integers on the other.
+            ConfigError: There are no candidates yet, a shape does not fit, or ids are strings on one side and integers
+                on the other.
         """
         if self._vectors is None:
             self._encode()
+        q, dim = query_embeddings.shape
+        require_shape("true_candidate_embeddings", true_candidate_embeddings, [q, dim])
+        require_shape("true_candidate_ids", true_candidate_ids, [q])
+        require_shape("sample_weight", sample_weight, [q])
         queries = tf.stop_gradient(tf.cast(query_embeddings, tf.float32))
         if true_candidate_ids is not None and self._id_dtype is not None:
             ids = tf.convert_to_tensor(true_candidate_ids)
@@ -175,7 +181,6 @@ class FactorizedTopK(keras.metrics.Metric):
             ranks, found = self._ranks_by_score(queries, positives)
         hits = tf.cast(found[:, tf.newaxis] & (ranks[:, tf.newaxis] <= tf.constant(self.ks)), tf.float32)  # [q, ks]
         weights = tf.ones_like(ranks, tf.float32) if sample_weight is None else tf.cast(sample_weight, tf.float32)
-        weights = tf.ensure_shape(weights, [None])  # [q, 1] would count each row with all weights
         self._hits.assign_add(tf.reduce_sum(hits * weights[:, tf.newaxis], axis=0))
         self._weight.assign_add(tf.reduce_sum(weights))
 

@@ -11,6 +11,7 @@ from schemaflow.errors import ConfigError
 from schemaflow.logits import accidental_hits, corrected_logits, hardest_negatives
 from schemaflow.losses import Loss, as_loss, check_loss_weight, weighted_mean
 from schemaflow.registry import register
+from schemaflow.tasks.checks import require, require_shape
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
 
 __all__ = ["RetrievalTask"]
@@ -99,6 +100,7 @@ class RetrievalTask(keras.layers.Layer):
                 shape=(),
                 initializer=keras.initializers.Constant(math.log(initial_temperature)),
                 dtype="float32",
+                autocast=False,
                 name="log_temperature",
             )
             if learned
@@ -144,13 +146,13 @@ class RetrievalTask(keras.layers.Layer):
         """
         queries, candidates = tf.shape(query_embeddings)[0], tf.shape(candidate_embeddings)[0]
         q, c = query_embeddings.shape[0], candidate_embeddings.shape[0]
-        _require(
+        require(
             candidates >= queries,
             "there are fewer candidates than queries; expected query i's positive in row i, and c >= q",
         )
-        _require_shape("sample_weight", sample_weight, [q])
-        _require_shape("candidate_sampling_probability", candidate_sampling_probability, [c], [q, c])
-        _require_shape("candidate_ids", candidate_ids, [c])
+        require_shape("sample_weight", sample_weight, [q])
+        require_shape("candidate_sampling_probability", candidate_sampling_probability, [c], [q, c])
+        require_shape("candidate_ids", candidate_ids, [c])
         # products of half precision overflow where their factors do not
         scores = tf.matmul(
             tf.cast(query_embeddings, tf.float32), tf.cast(candidate_embeddings, tf.float32), transpose_b=True
@@ -158,7 +160,7 @@ class RetrievalTask(keras.layers.Layer):
         log_q = None
         if candidate_sampling_probability is not None:
             probability = tf.cast(candidate_sampling_probability, tf.float32)
-            _require(
+            require(
                 tf.reduce_all(probability > 0),
                 "a candidate_sampling_probability is not above 0; expected each candidate's probability of being sampled",
             )
@@ -174,7 +176,7 @@ class RetrievalTask(keras.layers.Layer):
         if self.num_hard_negatives is not None and self.num_hard_negatives > 0:
             logits, positives = hardest_negatives(logits, self.num_hard_negatives), tf.zeros_like(positives)
         losses = self._loss(logits, positives)  # [q]
-        _require_shape("the loss", losses, [q])
+        require_shape("the loss", losses, [q])
         if compute_metrics:
             for metric in self.factorized_metrics:
                 metric.update_state(
@@ -185,7 +187,7 @@ class RetrievalTask(keras.layers.Layer):
                 )
         if self.batch_metrics:
             labels = tf.one_hot(positives, tf.shape(logits)[1])
-            seen = tf.stop_gradient(tf.where(logits == float("-inf"), DROPPED, logits))
+            seen = tf.stop_gradient(tf.where(logits == float("-inf"), tf.constant(DROPPED, tf.float32), logits))
             for metric in self.batch_metrics:
                 metric.update_state(labels, seen, sample_weight)
         return weighted_mean(losses, sample_weight)
@@ -230,22 +232,3 @@ def _metrics(argument: str, given: Any, kind: type[Any]) -> list[Any]:
             + (" (metrics over the batch go into batch_metrics)" if isinstance(wrong[0], keras.metrics.Metric) else "")
         )
     return metrics
-
-
-def _require(holds: tf.Tensor, message: str) -> None:
-    """Raise the message where it does not hold: at once where it is known, else when the graph runs."""
-    known = tf.get_static_value(holds)
-    if known is None:
-        tf.debugging.Assert(holds, [message])
-    elif not known:
-        raise ConfigError(message)
-
-
-def _require_shape(argument: str, tensor: Any, *shapes: list[int | None]) -> None:
-    """Refuse a shape that would fit by broadcasting alone."""
-    if tensor is None:
-        return
-    found = tf.convert_to_tensor(tensor).shape
-    if not any(found.is_compatible_with(shape) for shape in shapes):
-        expected = " or ".join(str(shape) for shape in shapes)
-        raise ConfigError(f"{argument} has the shape {found}; expected {expected}")

@@ -167,7 +167,8 @@ class TwoTowerModel(keras.Model):
                 " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
             )
         for task in self.targets.values():
-            task.build((None, self.query_tower.dim), (None, self.item_tower.dim))
+            if not task.built:  # a reloaded one is
+                task.build((None, self.query_tower.dim), (None, self.item_tower.dim))
         self.built = True
 
     # -- Keras's hooks --------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ class _Kind:
         tag: Of the features that it may predict.
         losses: Those that have a name; each takes labels and logits.
         metrics: The usual ones, by short name; each takes labels and predictions.
+        prior: The best constant for the logits, from the number of labels and their mean.
         prediction: What is predicted, from the logits.
         label: Whether a number can be a label.
         wrong: What it is if it cannot.
@@ -39,6 +40,7 @@ class _Kind:
     tag: Tags
     losses: Mapping[str, Callable[[], keras.losses.Loss]]
     metrics: Mapping[str, type[keras.metrics.Metric]]
+    prior: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     prediction: Callable[[tf.Tensor], tf.Tensor]
     label: Callable[[tf.Tensor], tf.Tensor]
     wrong: str
@@ -49,6 +51,7 @@ _REGRESSION = _Kind(
     Tags.REGRESSION,
     {"mse": keras.losses.MeanSquaredError, "mae": keras.losses.MeanAbsoluteError, "huber": keras.losses.Huber},
     {"rmse": keras.metrics.RootMeanSquaredError},
+    prior=lambda _, mean: mean,
     prediction=lambda logits: logits,
     label=tf.math.is_finite,
     wrong="is missing or infinite",
@@ -58,6 +61,8 @@ _BINARY = _Kind(
     Tags.BINARY,
     {"binary_crossentropy": lambda: keras.losses.BinaryCrossentropy(from_logits=True)},
     {"auc": keras.metrics.AUC, "accuracy": keras.metrics.BinaryAccuracy},
+    # as if half a label of either kind had been seen before (Jeffreys' prior), so that it is finite
+    prior=lambda seen, mean: tf.math.log((seen * mean + 0.5) / (seen * (1.0 - mean) + 0.5)),
     prediction=tf.sigmoid,
     label=lambda labels: (labels == 0) | (labels == 1),
     wrong="is neither 0 nor 1",
@@ -65,10 +70,12 @@ _BINARY = _Kind(
 
 
 class TargetTask(keras.layers.Layer):
-    """A target predicted from a query's vector and a candidate's: `z = w . block([q, c, q * c]) + b`.
+    """A target predicted from a query's vector and a candidate's: `z = w . block([q, c, q * c]) + b + prior`.
 
-    The last layer is the task's own and float32. The product lets it begin from the score, which a stack of dense layers
-    on `[q, c]` would have to learn to compute.
+    The product lets the block begin from the score, which dense layers on `[q, c]` would have to learn to compute. The
+    last layer is the task's own and float32; w begins near 0, and the prior is what the labels seen in training so far say
+    of every pair alike: the head begins as the constant predictor. Otherwise its first steps would move the towers, which
+    other tasks share, to make up for the mean.
     """
 
     def __init__(
@@ -87,6 +94,11 @@ class TargetTask(keras.layers.Layer):
             raise ConfigError(f"block is {block!r}; expected a Keras layer, such as MLPBlock([64])")
         if metrics is not None and not all(isinstance(it, keras.metrics.Metric) for it in metrics):
             raise ConfigError(f"metrics are {metrics!r}; expected a list of Keras metrics")
+        names = ["loss", *(it.name for it in metrics or ())]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"metrics are named {', '.join(names[1:])}; expected a name for each, and none named loss"
+            )
         self.kind = kind
         self.target = target
         self.block = block
@@ -101,7 +113,9 @@ class TargetTask(keras.layers.Layer):
         else:  # copies, since a metric belongs to one task
             self._scores = {it.name: it.__class__.from_config(it.get_config()) for it in metrics}
         self._body = MLPBlock([64], final_activation="relu", dtype=self.dtype_policy) if block is None else block
-        self._last = keras.layers.Dense(1, dtype="float32")
+        self._last = keras.layers.Dense(
+            1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), dtype="float32"
+        )
         self._rename()
 
     def bind(self, schema: Schema) -> Feature:
@@ -147,6 +161,10 @@ class TargetTask(keras.layers.Layer):
         width = 2 * query_shape[-1] + candidate_shape[-1]
         # a block of the user's may make its weights only when called, so it is called once
         self._last.build(self._body(tf.zeros((2, width), self.compute_dtype)).shape)
+        self._seen, self._average = (
+            self.add_weight(name=name, dtype="float32", trainable=False, initializer="zeros", aggregation="mean")
+            for name in ("seen", "average")
+        )
         self.built = True
 
     def logits(self, query: tf.Tensor, candidate: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -160,7 +178,7 @@ class TargetTask(keras.layers.Layer):
         if not self.built:
             self.build(query.shape, candidate.shape)
         pair = tf.concat([query, candidate, query * candidate], axis=-1)  # [batch, 3 dim]
-        return tf.squeeze(self._last(self._body(pair, training=training)), axis=-1)
+        return tf.squeeze(self._last(self._body(pair, training=training)), axis=-1) + self._prior()
 
     def call(self, query: tf.Tensor, candidate: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the prediction, [batch] float32: the value, or the probability.
@@ -196,8 +214,13 @@ class TargetTask(keras.layers.Layer):
         shapes = [(labels, ("batch",)), (query, ("batch", "dim")), (candidate, ("batch", "dim"))]
         tf.debugging.assert_shapes(shapes, message=f'task "{self.name}": expected a label for each pair of vectors')
         labels = tf.cast(labels, tf.float32)
-        wrong = f'task "{self.name}": a label {self.kind.wrong}; correct the data, or remove the row'
-        tf.debugging.Assert(tf.reduce_all(self.kind.label(labels)), [wrong, labels])
+        wrong = tf.boolean_mask(labels, ~self.kind.label(labels))
+        message = f'task "{self.name}": a label {self.kind.wrong}; correct the data, or remove the row'
+        tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong])
+        if not self.built:
+            self.build(query.shape, candidate.shape)
+        if training:
+            self._see(labels, sample_weight)
         logits = self.logits(query, candidate, training)
         # Keras averages over the last axis, so it gets one of width 1: [batch, 1]
         losses = self._loss.call(labels[:, tf.newaxis], logits[:, tf.newaxis])  # [batch]
@@ -206,6 +229,18 @@ class TargetTask(keras.layers.Layer):
         for metric in self._scores.values():
             metric.update_state(labels[:, tf.newaxis], predictions[:, tf.newaxis], sample_weight)
         return weighted_mean(losses, sample_weight)
+
+    def _see(self, labels: tf.Tensor, weights: tf.Tensor | None) -> None:
+        """Move the average of all labels of the training, which a batch enters before it is predicted."""
+        weights = tf.ones_like(labels) if weights is None else tf.cast(weights, tf.float32)
+        self._seen.assign_add(tf.reduce_sum(weights))
+        self._average.assign_add(
+            tf.math.divide_no_nan(tf.reduce_sum(weights * (labels - self._average)), self._seen.value)
+        )
+
+    def _prior(self) -> tf.Tensor:
+        """Return what the labels seen so far say of any pair, a scalar: their mean, or the log of their odds."""
+        return self.kind.prior(self._seen.value, self._average.value)
 
     def _rename(self) -> None:
         self.name = next(it for it in (self._own_name, self.target, self.kind.name) if it is not None)
@@ -243,7 +278,9 @@ class TargetTask(keras.layers.Layer):
 @register("task", "regression")
 @keras.saving.register_keras_serializable("schemaflow")
 class RegressionTask(TargetTask):
-    """A number predicted for a pair of query and candidate: `z = w . block([q, c, q * c]) + b`, by default with `mean (z - y)^2`.
+    """A number predicted for a pair of query and candidate: `z = w . block([q, c, q * c]) + b + prior`.
+
+    The loss is by default `mean (z - y)^2`; the prior is the mean of the labels seen in training, so that z begins there.
 
     Used alone, it takes vectors and labels; in a model's `prediction_tasks` it reads the target from the data.
 
@@ -287,10 +324,11 @@ class RegressionTask(TargetTask):
 @register("task", "binary-classification")
 @keras.saving.register_keras_serializable("schemaflow")
 class BinaryClassificationTask(TargetTask):
-    """A probability predicted for a pair of query and candidate: `p = sigmoid(w . block([q, c, q * c]) + b)`.
+    """A probability predicted for a pair of query and candidate: `p = sigmoid(w . block([q, c, q * c]) + b + prior)`.
 
     The loss, `-y log p - (1 - y) log(1 - p)`, is taken from the logits, so that its gradient does not vanish where p is 0
-    or 1. Used alone, it takes vectors and labels; in a model's `prediction_tasks` it reads the target from the data.
+    or 1; the prior is the log of the odds of the labels seen in training, so that p begins at their share. Used alone, it
+    takes vectors and labels; in a model's `prediction_tasks` it reads the target from the data.
 
     Args:
         target: The feature to predict, which holds 0 and 1; the one tagged target and binary if None.

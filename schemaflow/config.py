@@ -1,5 +1,6 @@
 """A whole run in one YAML file: data, split, towers, embeddings, optimizer, epochs, evaluation."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,16 @@ def _initializers(value: Any) -> Any:
     raise ConfigError(
         f'"embeddings_initializers": expected the name of a Keras initializer, or names by feature, received {value!r}'
     )
+
+
+def _temperature(value: Any) -> Any:
+    """Take a number above 0, or the word."""
+    number = as_number(value)
+    if value == "learned" or (
+        isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < math.inf
+    ):
+        return number
+    raise ConfigError(f'"logits_temperature": expected a number above 0 or "learned", received {value!r}')
 
 
 Count = Annotated[StrictInt, Field(ge=1)]
@@ -98,6 +109,55 @@ class TowerConfig(Document):
     residual: StrictBool = False
 
 
+class SamplerConfig(Document):
+    """A source of negatives.
+
+    Args:
+        kind: Its short name.
+        capacity: How many rows of earlier batches are kept; of `cross-batch`.
+        num_sampled: How many items are drawn for a batch; of `uniform` and `popularity`.
+    """
+
+    kind: Literal["in-batch", "cross-batch", "uniform", "popularity"]
+    capacity: Count | None = None
+    num_sampled: Count | None = None
+
+    @model_validator(mode="after")
+    def _own_keys(self) -> Self:
+        own = {"cross-batch": "capacity", "uniform": "num_sampled", "popularity": "num_sampled"}.get(self.kind)
+        for key in ("capacity", "num_sampled"):
+            if (getattr(self, key) is not None) != (key == own):
+                raise ConfigError(f'the sampler "{self.kind}" {"needs" if key == own else "has no"} "{key}"')
+        return self
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        """What it is made with."""
+        return {key: value for key in ("capacity", "num_sampled") if (value := getattr(self, key)) is not None}
+
+
+class TaskConfig(Document):
+    """Something to train for; `loss`, `logits_temperature` and `num_hard_negatives` of the towers go to `retrieval`.
+
+    Args:
+        kind: Its short name.
+        target: The feature that is predicted, where the schema tags several; not of `retrieval`.
+        dimensions: The widths of the layers that predict it; not of `retrieval`.
+        loss_weight: Of its loss in the sum.
+    """
+
+    kind: Literal["retrieval", "regression", "binary-classification"]
+    target: StrictStr | None = None
+    dimensions: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    loss_weight: NotNegative = 1.0
+
+    @model_validator(mode="after")
+    def _own_keys(self) -> Self:
+        if self.kind == "retrieval" and (self.target is not None or self.dimensions is not None):
+            raise ConfigError('the task "retrieval" has no "target" and no "dimensions"')
+        return self
+
+
 class TowersConfig(Document):
     """Both towers; without one for items, the query tower's architecture again.
 
@@ -105,15 +165,27 @@ class TowersConfig(Document):
         query: Of queries.
         item: Of items.
         l2_normalize: End both in vectors of length one.
-        logits_temperature: The scores are divided by it in the loss.
+        logits_temperature: The scores are divided by it in the loss; `learned` makes it a weight.
+        loss: Of the retrieval task.
+        num_hard_negatives: Only so many negatives of each row enter the loss, those with the highest logits.
+        samplers: Where negatives come from; other rows of the batch if not given.
         correction: Correct the logits for each item's probability of being sampled.
+        mask_known_positives: No item that a user chose anywhere in the training is a negative of that user.
+        prediction_tasks: What is trained for; retrieval if not given.
     """
 
     query: TowerConfig = TowerConfig()
     item: TowerConfig | None = None
     l2_normalize: StrictBool = False
-    logits_temperature: Positive = 1.0
-    correction: Literal["log_q"] | None = "log_q"
+    logits_temperature: Annotated[Any, PlainValidator(_temperature)] = 1.0
+    loss: Literal["categorical_crossentropy", "bpr", "bpr-max", "top1", "hinge", "logistic"] = (
+        "categorical_crossentropy"
+    )
+    num_hard_negatives: Count | None = None
+    samplers: Annotated[tuple[SamplerConfig, ...], BeforeValidator(as_tuple)] = ()
+    correction: Literal["log_q", "exclude_positive"] | None = "log_q"
+    mask_known_positives: StrictBool = False
+    prediction_tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(as_tuple)] = (TaskConfig(kind="retrieval"),)
 
 
 class EmbeddingConfig(Document):

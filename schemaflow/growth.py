@@ -124,9 +124,9 @@ def carry_over(
         _rest(new, {id(it.new.embeddings) for it in grown.values()} | _of(it.new for it in held)),
         "the model",
     )
-    for it in held:
-        if it.kept and it.old is not None and it.new is not None:
-            _begin_with(it.old, it.new)
+    for data in held:
+        if data.kept and data.old is not None and data.new is not None:
+            _begin_with(data.old, data.new)
     for it in grown.values():
         it.new.embeddings.assign(it.start)
     for table in sides:

@@ -21,6 +21,7 @@ from schemaflow.features.known import KnownPositives, history_named, read_known_
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
 from schemaflow.growth import Held, carry_over, keep_frozen, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce
+from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
 from schemaflow.negatives import Negatives, correction_of, samplers_of
 from schemaflow.registry import register
@@ -317,7 +318,9 @@ class TwoTowerModel(keras.Model):
         """Return the values of a feature that is kept out of the towers, [batch]."""
         key = next((it for it in (encoded_name(feature.name), feature.name) if it in x), None)
         if key is None:
-            raise ConfigError(f'feature "{feature.name}", which the loss needs, is missing from the dataset')
+            raise ConfigError(
+                f'feature "{feature.name}" is missing from the dataset, and the loss needs it: a target, a weight or a mark of negatives'
+            )
         return x[key]
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
@@ -463,7 +466,7 @@ class TwoTowerModel(keras.Model):
         if not names & set(spec):
             return dataset
 
-        @tf.autograph.experimental.do_not_convert  # it would wrap the errors
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # it would wrap the errors
         def encode(batch: Tensors) -> dict[str, Any]:
             rest = {name: value for name, value in batch.items() if name not in names}
             return rest | encoders[0].encoded(batch) | encoders[1].encoded(batch)
@@ -622,6 +625,7 @@ class TwoTowerModel(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, the schema with its vocabularies included."""
         serialize = keras.saving.serialize_keras_object
+        shared = self.item_tower.block is self.query_tower.block  # one block for both sides stays one
         return {
             **self._arguments,
             "name": self.name,
@@ -629,7 +633,7 @@ class TwoTowerModel(keras.Model):
             "dtype": serialize(self.dtype_policy),
             "schema": self.schema.get_config(),
             "query_tower": serialize(self.query_tower.block),
-            "item_tower": serialize(self.item_tower.block),
+            "item_tower": None if shared else serialize(self.item_tower.block),
             "embedding_options": options_config(self.embedding_options),
             "post": None if self.post is None else serialize(self.post),
             "prediction_tasks": [serialize(task) for task in self.tasks],
@@ -652,13 +656,15 @@ class TwoTowerModel(keras.Model):
     @staticmethod
     def _arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the constructor's arguments from a config."""
-        objects = (
-            "dtype", "query_tower", "item_tower", "post", "prediction_tasks", "samplers", "correction", "candidates",
-            "known_positives",
-        )  # fmt: skip
+        made = keras.saving.deserialize_keras_object
+        objects = ("dtype", "prediction_tasks", "samplers", "correction", "candidates", "known_positives")
+        rebuilt = {key: made(config[key]) for key in objects}
+        rebuilt |= {key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post")}
+        if rebuilt["item_tower"] is None:
+            rebuilt["item_tower"] = rebuilt["query_tower"]
         return {
             **config,
-            **{key: keras.saving.deserialize_keras_object(config[key]) for key in objects},
+            **rebuilt,
             "schema": Schema.from_config(config["schema"]),
             "embedding_options": options_from_config(config["embedding_options"]),
         }

@@ -13,18 +13,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemaflow.config import RunConfig, TowerConfig
+from schemaflow.config import RunConfig, TaskConfig, TowerConfig, TowersConfig
 from schemaflow.data.join import read_ids, read_table
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.evaluation import NothingToFindError, Report, evaluate
 from schemaflow.export import Recommender, check_target
 from schemaflow.layers.mlp import MLPBlock
-from schemaflow.models import TwoTowerModel
+from schemaflow.models import Task, TwoTowerModel
+from schemaflow.registry import lookup
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
-from schemaflow.schema.sides import sides_of, tower_tags
+from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import Source, open_source
 from schemaflow.schema.tags import Tags
+from schemaflow.tasks import RetrievalTask, TargetTask
 
 __all__ = ["Run", "recommend_in_fresh_process", "train"]
 
@@ -84,7 +86,7 @@ def train(
     known = {file for source in side_tables for file in source.files}
     extra = [candidates] if candidates.files and not known.issuperset(candidates.files) else []
     schema = schema.fit(training, *side_tables, *extra)
-    model = _model(config, schema)
+    model = _model(config, schema, training, candidates)
     model.compile(optimizer=_optimizer(config, -(-training.rows // config.batch_size)))
     model.fit(
         training,
@@ -171,9 +173,10 @@ def _candidates(config: RunConfig, schema: Schema, item_id: Feature, folder: Pat
     return Source(f"the items of {interactions.name}", interactions.columns, len(first), table=table, numbers=first)
 
 
-def _model(config: RunConfig, schema: Schema) -> TwoTowerModel:
+def _model(config: RunConfig, schema: Schema, training: Source, candidates: Source) -> TwoTowerModel:
     keras.utils.set_random_seed(config.seed)
     towers = config.towers
+    samplers = [lookup("sampler", it.kind)(**it.arguments) for it in towers.samplers]
     query_tag, item_tag = tower_tags(schema)
     return TwoTowerModel(
         schema,
@@ -182,10 +185,26 @@ def _model(config: RunConfig, schema: Schema) -> TwoTowerModel:
         query_tower_tag=query_tag,
         item_tower_tag=item_tag,
         embedding_options=config.embedding_options.options(),
-        logits_temperature=towers.logits_temperature,
+        prediction_tasks=[_task(towers, task) for task in towers.prediction_tasks],
+        samplers=samplers,
         l2_normalize=towers.l2_normalize,
         correction=towers.correction,
+        candidates=candidates if any(sampler.needs_catalogue for sampler in samplers) else None,
+        known_positives=training if towers.mask_known_positives else None,
     )
+
+
+def _task(towers: TowersConfig, task: TaskConfig) -> Task:
+    if task.kind == "retrieval":
+        return RetrievalTask(
+            loss=towers.loss,
+            temperature=towers.logits_temperature,
+            num_hard_negatives=towers.num_hard_negatives,
+            loss_weight=task.loss_weight,
+        )
+    block = None if task.dimensions is None else MLPBlock(task.dimensions, final_activation="relu")
+    made: TargetTask = lookup("task", task.kind)(target=task.target, block=block, loss_weight=task.loss_weight)
+    return made
 
 
 def _block(tower: TowerConfig) -> MLPBlock:

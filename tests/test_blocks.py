@@ -322,7 +322,6 @@ def model_of(block: keras.layers.Layer, item: keras.layers.Layer | None = None, 
     return sf.TwoTowerModel(pairs(wide), block, item, embedding_options=EMBEDDINGS)
 
 
-@pytest.mark.filterwarnings("ignore:.build..` was called")  # Keras builds a user's layer from the config alone
 @pytest.mark.parametrize("name", ["cross", "dense", "nested", "sequential", "user"])
 def test_a_model_of_such_towers_trains_and_is_saved(name: str, tmp_path: Path) -> None:
     model = model_of(TOWERS[name](), wide=name != "cross")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from schemaflow.data.encode import Array
-from schemaflow.data.join import as_side_table, read_ids, refuse_repeated
+from schemaflow.data.join import as_side_table, read_ids, read_table, refuse_repeated
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.evaluation.judge import Excluded, Judge
 from schemaflow.evaluation.queries import codes_of, distinct_queries, positions_of, user_id_of
@@ -20,7 +20,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.rows import rows_in
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
-from schemaflow.schema.sources import TableLike, open_source
+from schemaflow.schema.sources import Source, TableLike, open_source
 
 __all__ = ["NothingToFindError", "TwoTowers", "evaluate"]
 
@@ -58,7 +58,7 @@ def evaluate(
     A query is a distinct set of query features; its positives are its interactions' items. recall, ndcg, mrr and map are
     averaged over a user's queries and then over users; `hit_rate@k` is the share of interactions whose item is among the
     first k; `coverage@k` is the share of the candidates that are among anybody's first k. Ties count against the
-    positive. A positive that is no candidate is a miss.
+    positive. A positive that is no candidate is a miss. Explicit negatives are no positives.
 
     Args:
         model: A `TwoTowerModel`.
@@ -89,7 +89,8 @@ def evaluate(
     user_id = user_id_of(schema)
     users = None if user_id is None or user_id.source not in source.columns else read_ids(source, user_id)
     user_of_query = positives.users_of(users)
-    excluded, kept = None, np.ones(len(item), bool)
+    excluded, refused = None, _refused(source, schema, sides, tables)
+    kept = ~refused
     if exclude is not None:
         if user_id is None or users is None:
             raise ConfigError(
@@ -98,9 +99,14 @@ def evaluate(
         seen = open_source(exclude)
         pairs = (read_ids(seen, user_id), read_ids(seen, sides.item_id))
         excluded = _excluded(*pairs, user_of_query, identifiers)
-        kept = ~_among(users, items, *pairs)
+        kept &= ~_among(users, items, *pairs)
     if not kept.any():
-        raise NothingToFindError(f"{source.name}: no positive is left to find: all {len(kept)} are also in exclude")
+        why = (
+            "are also in exclude"
+            if exclude is not None
+            else f"are marked by {sides.explicit_negative and sides.explicit_negative.name}"
+        )
+        raise NothingToFindError(f"{source.name}: no positive is left to find: all {len(kept)} {why}")
     judge = Judge(
         positives.query[kept], item[kept], codes_of(user_of_query), len(identifiers), tuple(sorted(set(ks))), excluded
     )
@@ -123,10 +129,20 @@ def evaluate(
         "queries": judge.asked,
         "candidates": len(identifiers),
         "excluded": "nothing" if exclude is None else open_source(exclude).name,
-        "positives dropped (in exclude)": int((~kept).sum()),
+        "positives dropped (in exclude)": int((~kept & ~refused).sum()),
         "positives that are no candidate (missed)": int((item[kept] < 0).sum()),
     }
+    if sides.explicit_negative is not None:
+        protocol["explicit negatives (no positives)"] = int(refused.sum())
     return Report(metrics, popularity, protocol)
+
+
+def _refused(source: Source, schema: Schema, sides: Sides, tables: str | Path | None) -> npt.NDArray[np.bool_]:
+    """Tell which interactions are explicit negatives, [rows] bool."""
+    mark = sides.explicit_negative
+    if mark is None or mark.source not in source.columns:
+        return np.zeros(source.rows, bool)
+    return np.asarray(read_table(source, schema, tables, [mark.name])[mark.name]) == 1
 
 
 def _among(users: pa.Array, items: pa.Array, of_users: pa.Array, of_items: pa.Array) -> npt.NDArray[np.bool_]:

@@ -222,7 +222,8 @@ class FactorizedTopK(keras.metrics.Metric):
 
         def rank(scores: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             own = tf.gather(scores, rows, axis=1, batch_dims=1)[:, tf.newaxis]  # [b, 1]
-            return _count(~(scores < own)), ~tf.math.is_nan(own[:, 0])
+            # all that is not lower, itself included: so a NaN counts as higher
+            return tf.shape(scores)[1] - _count(scores < own), ~tf.math.is_nan(own[:, 0])
 
         ranks, scored = self._by_blocks(rank, queries, rows)
         return ranks, known & scored
@@ -234,8 +235,8 @@ class FactorizedTopK(keras.metrics.Metric):
 
         def rank(scores: tf.Tensor, bounds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             # what is neither lower nor higher is tied, and one of the tied is the positive itself
-            not_lower = _count(~(scores < bounds[:, :1]))
-            higher = _count(~(scores <= bounds[:, 1:]))
+            not_lower = tf.shape(scores)[1] - _count(scores < bounds[:, :1])
+            higher = tf.shape(scores)[1] - _count(scores <= bounds[:, 1:])
             return tf.maximum(not_lower, higher + 1), ~tf.math.is_nan(bounds[:, 0])
 
         return self._by_blocks(rank, queries, tf.stack([own - tolerance, own + tolerance], axis=1))
@@ -305,4 +306,4 @@ def _assigned(variable: Any, value: tf.Tensor, shape: list[None]) -> Any:
 
 
 def _count(chosen: tf.Tensor) -> tf.Tensor:
-    return tf.math.count_nonzero(chosen, axis=1, dtype=tf.int32)
+    return tf.reduce_sum(tf.cast(chosen, tf.int32), axis=1)  # count_nonzero goes by way of int64

@@ -77,6 +77,7 @@ class FactorizedTopK(keras.metrics.Metric):
         self._keys: Any = None  # tf.Variable [n] int64, sorted
         self._rows: Any = None  # tf.Variable [n] int32, the candidate of each key
         self._id_dtype: tf.DType | None = None
+        self._dim: int | None = None
         self.candidates = candidates
 
     @property
@@ -125,7 +126,7 @@ class FactorizedTopK(keras.metrics.Metric):
                 raise ConfigError(
                     f"the identifiers are {_named(dtype)}, and those before were {_named(self._id_dtype)}; make another FactorizedTopK"
                 )
-            self._id_dtype = dtype
+            self._id_dtype, self._dim = dtype, vectors.shape[1]
             # of open shape: the catalogue may grow under a graph that reads it
             self._vectors = _assigned(self._vectors, vectors, [None, None])
             if ids is not None:
@@ -164,6 +165,7 @@ class FactorizedTopK(keras.metrics.Metric):
         if self._vectors is None:
             self._encode()
         q, dim = query_embeddings.shape
+        require_shape("query_embeddings", query_embeddings, [None, self._dim])
         require_shape("true_candidate_embeddings", true_candidate_embeddings, [q, dim])
         require_shape("true_candidate_ids", true_candidate_ids, [q])
         require_shape("sample_weight", sample_weight, [q])
@@ -246,7 +248,7 @@ class FactorizedTopK(keras.metrics.Metric):
         vectors = tf.convert_to_tensor(self._vectors)  # [n, dim]
         rows = tf.shape(queries)[0]
         block = tf.maximum(1, tf.minimum(rows, SCORES // tf.shape(vectors)[0]))
-        blocks = -(-rows // block)
+        blocks = tf.maximum(1, -(-rows // block))  # of no rows too: an empty loop has no shape
 
         def split(tensor: tf.Tensor) -> tf.Tensor:  # [q, ...] -> [blocks, block, ...], the last filled with zeros
             padded = tf.pad(tensor, [[0, blocks * block - rows]] + [[0, 0]] * (tensor.shape.rank - 1))

@@ -226,6 +226,11 @@ def test_what_is_refused() -> None:
     for ids in ([7, 5, 7, 5], ["7", "5", "7", "5"]):
         with pytest.raises(ConfigError, match=r"2 of the candidates' identifiers .* remove the others"):
             sf.FactorizedTopK().set_candidates(ITEMS, ids)
+    kept = sf.FactorizedTopK(ks=(1,)).set_candidates(ITEMS, IDS)
+    with pytest.raises(ConfigError, match="remove the others"):
+        kept.set_candidates(-ITEMS, [7, 5, 7, 5])
+    kept.update_state(ones(1), ones(1), IDS[1:2])  # what was refused was not taken
+    assert rates(kept) == [1.0]
     with pytest.raises(ConfigError, match="dataset of candidates is empty"):
         sf.FactorizedTopK([]).reset_state()
     metric.set_candidates(ITEMS, IDS)

@@ -126,13 +126,14 @@ class FactorizedTopK(keras.metrics.Metric):
                 raise ConfigError(
                     f"the identifiers are {_named(dtype)}, and those before were {_named(self._id_dtype)}; make another FactorizedTopK"
                 )
-            self._id_dtype, self._dim = dtype, vectors.shape[1]
-            # of open shape: the catalogue may grow under a graph that reads it
-            self._vectors = _assigned(self._vectors, vectors, [None, None])
+            keys = None if ids is None else _keys(ids).numpy()
+            order = None if keys is None else np.argsort(keys, kind="stable")
             if ids is not None:
-                keys = _keys(ids).numpy()
-                order = np.argsort(keys, kind="stable")
                 _refuse_repeated(ids.numpy(), keys, order)
+            # nothing is taken before all is checked; of open shape, since the catalogue may grow under a graph that reads it
+            self._id_dtype, self._dim = dtype, vectors.shape[1]
+            self._vectors = _assigned(self._vectors, vectors, [None, None])
+            if keys is not None:
                 self._keys = _assigned(self._keys, tf.constant(keys[order], tf.int64), [None])
                 self._rows = _assigned(self._rows, tf.constant(order, tf.int32), [None])
         return self

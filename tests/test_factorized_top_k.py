@@ -144,6 +144,7 @@ def test_a_compiled_graph_sees_new_and_more_candidates(jit: bool) -> None:
     metric.set_candidates(tf.constant([[1.0], [2.0], [3.0], [4.0], [5.0]]), tf.constant([10, 20, 30, 40, 70]))
     update(IDS)  # ranks 1, 5, 2, 4
     update(IDS[:1])
+    update(IDS[:0])
     assert rates(metric) == pytest.approx([0.4, 0.6])
 
 
@@ -225,11 +226,18 @@ def test_what_is_refused() -> None:
     for ids in ([7, 5, 7, 5], ["7", "5", "7", "5"]):
         with pytest.raises(ConfigError, match=r"2 of the candidates' identifiers .* remove the others"):
             sf.FactorizedTopK().set_candidates(ITEMS, ids)
+    kept = sf.FactorizedTopK(ks=(1,)).set_candidates(ITEMS, IDS)
+    with pytest.raises(ConfigError, match="remove the others"):
+        kept.set_candidates(-ITEMS, [7, 5, 7, 5])
+    kept.update_state(ones(1), ones(1), IDS[1:2])  # what was refused was not taken
+    assert rates(kept) == [1.0]
     with pytest.raises(ConfigError, match="dataset of candidates is empty"):
         sf.FactorizedTopK([]).reset_state()
     metric.set_candidates(ITEMS, IDS)
     with pytest.raises(ConfigError, match="true_candidate_ids are string, and the candidates' identifiers integers"):
         metric.update_state(ones(1), ones(1), tf.constant(["a"]))
+    with pytest.raises(ConfigError, match=r"query_embeddings has the shape \(1, 2\); expected \[None, 1\]"):
+        metric.update_state(tf.ones((1, 2)), tf.ones((1, 2)))
     for other, kind in ((None, "none"), (["a", "b", "c", "d"], "strings")):
         with pytest.raises(ConfigError, match=f"identifiers are {kind}, and those before were integers"):
             metric.set_candidates(ITEMS, other)

@@ -148,11 +148,9 @@ def test_half_precision_products_do_not_overflow() -> None:
 
 
 def test_arguments_that_are_refused() -> None:
-    for temperature in (0, -1.0, float("nan"), float("inf"), True):
+    for temperature in (0, -1.0, float("nan"), float("inf"), True, "learnt"):
         with pytest.raises(ConfigError, match='expected a number above 0, or "learned"'):
             sf.RetrievalTask(temperature=temperature)
-    with pytest.raises(ConfigError, match='temperature is "learnt"'):
-        sf.RetrievalTask(temperature="learnt")
     with pytest.raises(ConfigError, match="initial_temperature is 0"):
         sf.RetrievalTask(temperature="learned", initial_temperature=0)
     with pytest.raises(ConfigError, match='pass temperature="learned" with it'):
@@ -350,7 +348,7 @@ def events(strings: bool) -> tf.data.Dataset:
     user = np.arange(USERS)
     item = user % ITEMS
     ids = np.array([f"i{n}" for n in item]) if strings else item
-    return tf.data.Dataset.from_tensor_slices({"user": user, "item": ids}).batch(5)
+    return tf.data.Dataset.from_tensor_slices({"user": user, "item": ids}).batch(6)
 
 
 @pytest.mark.parametrize(("strings", "training"), [(True, False), (False, True)])
@@ -370,7 +368,7 @@ def test_a_plain_keras_model_trains_and_reports_ranks(strings: bool, training: b
     model.compile(optimizer=keras.optimizers.Adam(0.1), jit_compile=not strings)  # as Keras does beside a GPU
     data = events(strings)
     before = model.evaluate(data, return_dict=True, verbose=0)
-    history = model.fit(data, validation_data=data, epochs=12, shuffle=False, verbose=0).history
+    history = model.fit(data, validation_data=data, epochs=16, shuffle=False, verbose=0).history
     after = model.evaluate(data, return_dict=True, verbose=0)
     names = {"loss", "in_batch", *(f"factorized_top_k/hit_rate@{k}" for k in (1, 3, 100))}
     assert set(after) == names
@@ -405,6 +403,6 @@ def test_the_catalogue_is_encoded_once_for_each_pass_of_keras() -> None:
     model = Plain(task=sf.RetrievalTask(metrics=sf.FactorizedTopK(catalogue, ks=(1,))))
     model.compile(optimizer="adam")
     model.evaluate(events(False), verbose=0)
-    assert encoded == [4, 4]  # of three batches of events
+    assert encoded == [4, 4]  # of two batches of events
     model.fit(events(False), epochs=2, shuffle=False, verbose=0)
     assert encoded == [4, 4] * 3

@@ -77,6 +77,7 @@ class FactorizedTopK(keras.metrics.Metric):
         self._keys: Any = None  # tf.Variable [n] int64, sorted
         self._rows: Any = None  # tf.Variable [n] int32, the candidate of each key
         self._id_dtype: tf.DType | None = None
+        self._dim: int | None = None
         self.candidates = candidates
 
     @property
@@ -125,13 +126,14 @@ class FactorizedTopK(keras.metrics.Metric):
                 raise ConfigError(
                     f"the identifiers are {_named(dtype)}, and those before were {_named(self._id_dtype)}; make another FactorizedTopK"
                 )
-            self._id_dtype = dtype
-            # of open shape: the catalogue may grow under a graph that reads it
-            self._vectors = _assigned(self._vectors, vectors, [None, None])
+            keys = None if ids is None else _keys(ids).numpy()
+            order = None if keys is None else np.argsort(keys, kind="stable")
             if ids is not None:
-                keys = _keys(ids).numpy()
-                order = np.argsort(keys, kind="stable")
                 _refuse_repeated(ids.numpy(), keys, order)
+            # nothing is taken before all is checked; of open shape, since the catalogue may grow under a graph that reads it
+            self._id_dtype, self._dim = dtype, vectors.shape[1]
+            self._vectors = _assigned(self._vectors, vectors, [None, None])
+            if keys is not None:
                 self._keys = _assigned(self._keys, tf.constant(keys[order], tf.int64), [None])
                 self._rows = _assigned(self._rows, tf.constant(order, tf.int32), [None])
         return self
@@ -164,6 +166,7 @@ class FactorizedTopK(keras.metrics.Metric):
         if self._vectors is None:
             self._encode()
         q, dim = query_embeddings.shape
+        require_shape("query_embeddings", query_embeddings, [None, self._dim])
         require_shape("true_candidate_embeddings", true_candidate_embeddings, [q, dim])
         require_shape("true_candidate_ids", true_candidate_ids, [q])
         require_shape("sample_weight", sample_weight, [q])
@@ -222,7 +225,8 @@ class FactorizedTopK(keras.metrics.Metric):
 
         def rank(scores: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             own = tf.gather(scores, rows, axis=1, batch_dims=1)[:, tf.newaxis]  # [b, 1]
-            return _count(~(scores < own)), ~tf.math.is_nan(own[:, 0])
+            # all that is not lower, itself included: so a NaN counts as higher
+            return tf.shape(scores)[1] - _count(scores < own), ~tf.math.is_nan(own[:, 0])
 
         ranks, scored = self._by_blocks(rank, queries, rows)
         return ranks, known & scored
@@ -234,8 +238,8 @@ class FactorizedTopK(keras.metrics.Metric):
 
         def rank(scores: tf.Tensor, bounds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             # what is neither lower nor higher is tied, and one of the tied is the positive itself
-            not_lower = _count(~(scores < bounds[:, :1]))
-            higher = _count(~(scores <= bounds[:, 1:]))
+            not_lower = tf.shape(scores)[1] - _count(scores < bounds[:, :1])
+            higher = tf.shape(scores)[1] - _count(scores <= bounds[:, 1:])
             return tf.maximum(not_lower, higher + 1), ~tf.math.is_nan(bounds[:, 0])
 
         return self._by_blocks(rank, queries, tf.stack([own - tolerance, own + tolerance], axis=1))
@@ -245,7 +249,7 @@ class FactorizedTopK(keras.metrics.Metric):
         vectors = tf.convert_to_tensor(self._vectors)  # [n, dim]
         rows = tf.shape(queries)[0]
         block = tf.maximum(1, tf.minimum(rows, SCORES // tf.shape(vectors)[0]))
-        blocks = -(-rows // block)
+        blocks = tf.maximum(1, -(-rows // block))  # of no rows too: an empty loop has no shape
 
         def split(tensor: tf.Tensor) -> tf.Tensor:  # [q, ...] -> [blocks, block, ...], the last filled with zeros
             padded = tf.pad(tensor, [[0, blocks * block - rows]] + [[0, 0]] * (tensor.shape.rank - 1))
@@ -305,4 +309,4 @@ def _assigned(variable: Any, value: tf.Tensor, shape: list[None]) -> Any:
 
 
 def _count(chosen: tf.Tensor) -> tf.Tensor:
-    return tf.math.count_nonzero(chosen, axis=1, dtype=tf.int32)
+    return tf.reduce_sum(tf.cast(chosen, tf.int32), axis=1)  # count_nonzero goes by way of int64

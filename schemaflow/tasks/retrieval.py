@@ -74,10 +74,8 @@ class RetrievalTask(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, name=name, **kwargs)  # small probabilities do not fit half precision
-        learned = isinstance(temperature, str)
-        if learned and temperature != "learned":
-            raise ConfigError(f'the temperature is "{temperature}"; expected a number above 0, or "learned"')
-        if not learned and temperature is not None and not _is_positive(temperature):
+        learned = isinstance(temperature, str) and temperature == "learned"
+        if not (learned or temperature is None or _is_positive(temperature)):
             raise ConfigError(f'the temperature is {temperature!r}; expected a number above 0, or "learned"')
         if not _is_positive(initial_temperature):
             raise ConfigError(f"initial_temperature is {initial_temperature!r}; expected a number above 0")

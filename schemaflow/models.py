@@ -452,7 +452,9 @@ class TwoTowerModel(keras.Model):
             store[f"generator_{place}"] = state
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
+        """Load what `save_own_variables` saved; the optimizer's slots are there to be loaded after it."""
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
         for place, state in enumerate(self._generators()):
             state.assign(store[f"generator_{place}"])
         super().load_own_variables({name: store[name] for name in store.keys() if name.isdecimal()})  # noqa: SIM118

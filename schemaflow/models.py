@@ -208,7 +208,8 @@ class TwoTowerModel(keras.Model):
         """Set the optimizer, and Keras's other options.
 
         `jit_compile=True` compiles the step with XLA, which knows no strings: `train_on_batch` and its like then take
-        encoded values alone. "auto" leaves XLA off where a feature has a vocabulary.
+        encoded values alone, and lists cost a compilation for each number of values that a batch happens to hold. "auto"
+        leaves XLA off where a feature has a vocabulary or is a list.
 
         Raises:
             ConfigError: A loss or metrics are given: they are the model's own.
@@ -332,12 +333,12 @@ class TwoTowerModel(keras.Model):
         if not names & set(spec):
             return dataset
 
-        @tf.autograph.experimental.do_not_convert  # it would wrap the errors
         def encode(batch: Tensors) -> dict[str, Any]:
             rest = {name: value for name, value in batch.items() if name not in names}
             return rest | encoders[0].encoded(batch) | encoders[1].encoded(batch)
 
-        return dataset.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+        # autograph would wrap the errors
+        return dataset.map(tf.autograph.experimental.do_not_convert(encode), num_parallel_calls=tf.data.AUTOTUNE)
 
     # -- vectors and recommendations ------------------------------------------------------------------------------
 

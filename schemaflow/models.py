@@ -454,7 +454,7 @@ class TwoTowerModel(keras.Model):
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` saved; the optimizer's slots are there to be loaded after it."""
-        if self.optimizer is not None and not self.optimizer.built:
+        if self.compiled and self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         for place, state in enumerate(self._generators()):
             state.assign(store[f"generator_{place}"])

@@ -327,7 +327,8 @@ class TwoTowerModel(keras.Model):
         """Set the optimizer, and Keras's other options.
 
         `jit_compile=True` compiles the step with XLA, which knows no strings: `train_on_batch` and its like then take
-        encoded values alone. "auto" leaves XLA off where a feature has a vocabulary.
+        encoded values alone, and lists cost a compilation for each number of values that a batch happens to hold. "auto"
+        leaves XLA off where a feature has a vocabulary or is a list.
 
         Raises:
             ConfigError: A loss or metrics are given: they are the model's own.
@@ -466,12 +467,12 @@ class TwoTowerModel(keras.Model):
         if not names & set(spec):
             return dataset
 
-        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # it would wrap the errors
         def encode(batch: Tensors) -> dict[str, Any]:
             rest = {name: value for name, value in batch.items() if name not in names}
             return rest | encoders[0].encoded(batch) | encoders[1].encoded(batch)
 
-        return dataset.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+        # autograph would wrap the errors
+        return dataset.map(tf.autograph.experimental.do_not_convert(encode), num_parallel_calls=tf.data.AUTOTUNE)
 
     # -- vectors and recommendations ------------------------------------------------------------------------------
 
@@ -606,7 +607,9 @@ class TwoTowerModel(keras.Model):
             store[f"generator_{place}"] = state
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
+        """Load what `save_own_variables` saved; the optimizer's slots are there to be loaded after it."""
+        if self.compiled and self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
         for place, state in enumerate(self._generators()):
             state.assign(store[f"generator_{place}"])
         super().load_own_variables({name: store[name] for name in store.keys() if name.isdecimal()})  # noqa: SIM118

@@ -109,7 +109,8 @@ class CategoricalEncoder(_Numeric):
         self.domain = schema.domains[feature.table]
         self.edges = schema.edges(feature) if self.domain.encoding == "buckets" else ()
         vocabulary = schema.vocabulary(feature.table)
-        self.supports_jit = feature.dtype != "string" and self.domain.encoding in ("range", "buckets", "calendar")
+        # lists could be compiled, but anew for each number of values that a batch happens to hold
+        self.supports_jit = not feature.ragged and self.domain.encoding in ("range", "buckets", "calendar")
         self.lookup = None
         if vocabulary is not None:
             keys = tf.constant(

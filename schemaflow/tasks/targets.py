@@ -161,7 +161,9 @@ class TargetTask(keras.layers.Layer):
         # a block of the user's may make its weights only when called, so it is called once
         self._last.build(self._body(tf.zeros((2, width), self.compute_dtype)).shape)
         self._seen, self._average = (
-            self.add_weight(name=name, dtype="float32", trainable=False, initializer="zeros", aggregation="mean")
+            self.add_weight(
+                name=name, dtype="float32", trainable=False, initializer="zeros", autocast=False, aggregation="mean"
+            )
             for name in ("seen", "average")
         )
         self.built = True

@@ -206,7 +206,7 @@ def test_tasks_that_cannot_be(planted: dict[str, np.ndarray]) -> None:
     both = schema_of(RATING, CLICK, {"name": "stars", "tags": ("target", "regression")})
     fitted = both.fit(planted | {"stars": planted["rating"]})
     lost = schema_of({"name": "loss", "tags": ("target", "regression")})
-    lists = schema_of({"name": "ratings", "tags": ("target",), "list": {}})
+    text = schema_of({"name": "visit", "dtype": "string", "tags": ("session", "id")})
     one, two = sf.RegressionTask("rating", name="one"), sf.RegressionTask("rating", name="two")
     clicks = [sf.BinaryClassificationTask(), sf.RegressionTask("click")]
     for error, message, build in [
@@ -228,7 +228,7 @@ def test_tasks_that_cannot_be(planted: dict[str, np.ndarray]) -> None:
         (SchemaError, "found none; tag one \\[target, binary\\]", lambda: sf.BinaryClassificationTask().bind(lost)),
         (SchemaError, 'no feature "ratings"; did you mean "rating"', lambda: sf.RegressionTask("ratings").bind(both)),
         (SchemaError, '"user" is categorical of dtype int64; expected one number', lambda: sf.RegressionTask("user").bind(both)),
-        (SchemaError, '"ratings" is a list of dtype float32', lambda: sf.RegressionTask("ratings").bind(lists)),
+        (SchemaError, '"visit" is value of dtype string', lambda: sf.BinaryClassificationTask("visit").bind(text)),
         (ConfigError, 'have the target "rating": RegressionTask and RegressionTask', lambda: refuse_twins([one, two])),
         (ConfigError, 'have the name "one"', lambda: refuse_twins([one, sf.RegressionTask("stars", name="one")])),
         (ConfigError, "at most one RetrievalTask", lambda: sf.TwoTowerModel(fitted, block, prediction_tasks=[sf.RetrievalTask(), sf.RetrievalTask()])),

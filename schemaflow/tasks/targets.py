@@ -148,10 +148,9 @@ class TargetTask(keras.layers.Layer):
             feature = found[0]
         else:
             feature = schema[self.target]
-        if feature.kind != "value" or feature.list is not None or feature.dtype == "string":
-            what = f"{'a list' if feature.list else feature.kind} of dtype {feature.dtype}"
+        if feature.kind != "value" or feature.dtype == "string":
             raise SchemaError(
-                f'{task}: feature "{feature.name}" is {what}; expected one number a row that is kept out of the towers:'
+                f'{task}: feature "{feature.name}" is {feature.kind} of dtype {feature.dtype}; expected one number a row that is kept out of the towers:'
                 f" tag it [target, {self.kind.tag}]"
             )
         return feature
@@ -162,7 +161,9 @@ class TargetTask(keras.layers.Layer):
         # a block of the user's may make its weights only when called, so it is called once
         self._last.build(self._body(tf.zeros((2, width), self.compute_dtype)).shape)
         self._seen, self._average = (
-            self.add_weight(name=name, dtype="float32", trainable=False, initializer="zeros", aggregation="mean")
+            self.add_weight(
+                name=name, dtype="float32", trainable=False, initializer="zeros", autocast=False, aggregation="mean"
+            )
             for name in ("seen", "average")
         )
         self.built = True

@@ -87,55 +87,36 @@ class Figures:
         return cls(float(divergence), float(mass / most), float(slope))
 
 
-def columns_as_they_are(world: World, batch: int) -> BatchLoss:
-    """No correction, and a column for each row: what most two-tower code does."""
+METHODS = (
+    "no correction, a column a row",  # what most two-tower code does
+    "no correction",
+    "exact log-Q",  # by the true shares
+    "StreamingFrequency",
+    "full softmax",
+)
+
+
+def loss_of(method: str, world: World) -> BatchLoss:
+    """Return the loss that a method trains by."""
     task = sf.RetrievalTask()
-    return lambda query, table, item: task(query, tf.gather(table, item), candidate_ids=item)
-
-
-def uncorrected(world: World, batch: int) -> BatchLoss:
-    """No correction, a column for each distinct item."""
-    return _in_batch(lambda item: None)
-
-
-def exact(world: World, batch: int) -> BatchLoss:
-    """Corrected by the true probability of being in a batch."""
-    share = world.probability.mean(axis=0)
-    inclusion = tf.constant(-np.expm1(batch * np.log1p(-share)), tf.float32)
-    return _in_batch(lambda item: tf.gather(inclusion, item))
-
-
-def streaming(world: World, batch: int) -> BatchLoss:
-    """Corrected by what the estimator learns on the way."""
-    frequency = sf.StreamingFrequency(buckets=world.probability.shape[1])
-    return _in_batch(lambda item: frequency(item, training=True))
-
-
-def full_softmax(world: World, batch: int) -> BatchLoss:
-    """Every item is a candidate."""
-    return lambda query, table, item: weighted_mean(
-        categorical_crossentropy(tf.matmul(query, table, transpose_b=True), item)
-    )
-
-
-METHODS: Mapping[str, Callable[[World, int], BatchLoss]] = {
-    "no correction, a column a row": columns_as_they_are,
-    "no correction": uncorrected,
-    "exact log-Q": exact,
-    "StreamingFrequency": streaming,
-    "full softmax": full_softmax,
-}
-
-
-def _in_batch(probability: Callable[[tf.Tensor], tf.Tensor | None]) -> BatchLoss:
-    sampler, task = sf.InBatchSampler(), sf.RetrievalTask()
+    if method == "full softmax":
+        return lambda query, table, item: weighted_mean(
+            categorical_crossentropy(tf.matmul(query, table, transpose_b=True), item)
+        )
+    if method == "no correction, a column a row":
+        return lambda query, table, item: task(query, tf.gather(table, item), candidate_ids=item)
+    sampler, frequency = sf.InBatchSampler(), sf.StreamingFrequency(buckets=world.probability.shape[1])
+    share = tf.constant(world.probability.mean(axis=0), tf.float32)
 
     def loss(query: tf.Tensor, table: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
-        candidates = sampler.sample(tf.gather(table, item), item, None)
+        own = tf.gather(share, item) if method == "exact log-Q" else None
+        candidates = sampler.sample(tf.gather(table, item), item, own)
         return task(
             query,
             candidates.embeddings,
-            candidate_sampling_probability=probability(item),
+            candidate_sampling_probability=frequency(item, training=True)
+            if method == "StreamingFrequency"
+            else candidates.probability,
             candidate_ids=candidates.ids,
             score_mask=~candidates.repeated[tf.newaxis, :],  # [1, batch]
         )
@@ -148,7 +129,7 @@ def train(world: World, method: str, steps: int = 3000, batch: int = 512, seed: 
     keras.utils.set_random_seed(seed)
     users, items = world.probability.shape
     queries, candidates = (tf.Variable(tf.random.normal((rows, DIM), stddev=DEVIATION)) for rows in (users, items))
-    loss_of = METHODS[method](world, batch)
+    batch_loss = loss_of(method, world)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps))
     optimizer.build([queries, candidates])
 
@@ -160,7 +141,7 @@ def train(world: World, method: str, steps: int = 3000, batch: int = 512, seed: 
         for number in tf.range(steps):
             user, item = tf.unstack(batches[number], axis=1)
             with tf.GradientTape() as tape:
-                loss = loss_of(tf.gather(queries, user), tf.convert_to_tensor(candidates), item)
+                loss = batch_loss(tf.gather(queries, user), tf.convert_to_tensor(candidates), item)
             optimizer.apply(tape.gradient(loss, [queries, candidates]))
 
     run()
@@ -182,6 +163,7 @@ def gates(figures: Mapping[str, Figures], method: str) -> dict[str, bool]:
 
 def main() -> int:
     """Measure, print, and return the exit code."""
+    tf.get_logger().setLevel("ERROR")  # it takes a function for each method for one that is traced again and again
     world, figures = World.plant(), {}
     print(f"{'':32} {'KL':>7} {'top mass':>9} {'slope':>6} {'s':>4}")
     for method in METHODS:

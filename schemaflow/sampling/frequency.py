@@ -31,7 +31,8 @@ class StreamingFrequency(keras.layers.Layer):
     `1 / (t + 1)`. The probability is above 0 and at most 1.
 
     Args:
-        buckets: Of each hash. Each takes 20 bytes.
+        buckets: Of each hash. Each takes 20 bytes. A step costs by the ids, however many buckets there are; but XLA on a
+            CPU copies them all, which shows from a million on.
         hashes: How many hash functions. More help where ids are many more than buckets, or are hashes themselves.
         alpha: Weight of the newest gap, in (0, 1], once a bucket has 1 / alpha hits. Large values follow a changing
             stream faster, small ones are less noisy: the relative variance of a gap is about alpha / 2.
@@ -123,7 +124,7 @@ class StreamingFrequency(keras.layers.Layer):
         gaps = self.gaps.value.sparse_read(places)
         newest = tf.cast(step - self.last_seen.value.sparse_read(places), tf.float32)
         rate = tf.maximum(self.alpha, 1.0 / tf.cast(hits, tf.float32))
-        # no gap is below 1, and rounding may not say otherwise: a probability would be above 1
+        # no gap is below 1; steps beyond 2^24 are rounded, and could say otherwise
         gaps = tf.maximum(gaps + rate * (newest - gaps), 1.0)
         for state, values in ((self.gaps, gaps), (self.hits, hits), (self.last_seen, tf.fill(tf.shape(hits), step))):
             state.value.scatter_update(tf.IndexedSlices(values, places))

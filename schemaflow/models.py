@@ -61,7 +61,8 @@ class TwoTowerModel(keras.Model):
         schema: A fitted `Schema`, or the path of its YAML file.
         query_tower: Any Keras layer [batch, width] -> [batch, dim], such as `MLPBlock([128, 64])`.
         item_tower: The same for items; None makes a copy of the query tower's architecture with weights of its own.
-        query_tower_tag: The features with this tag, and context features, enter the query tower.
+        query_tower_tag: The features with this tag, and context features, enter the query tower: a side of the schema's,
+            which may be its own, such as `x-seed`.
         item_tower_tag: The features with this tag enter the item tower.
         embedding_options: How wide the embedding tables are, and how they begin.
         post: A layer applied to the outputs of both towers.

@@ -15,6 +15,7 @@ from schemaflow.data.join import as_side_table, read_table
 from schemaflow.data.sessions import pairs_within, sessions_of
 from schemaflow.errors import ConfigError, DataError, SchemaError
 from schemaflow.schema.sides import sides_of, tower_tags
+from schemaflow.workflows import train
 
 YAML = """\
 version: 1
@@ -418,20 +419,33 @@ def test_a_model_of_two_item_towers_learns_what_follows_what(tmp_path: Path) -> 
     pairs = pa.table({"seed": names[walks.reshape(-1)[first]], "next": names[walks.reshape(-1)[second]]})
     items = pa.table({"film": names})
     cut = int(0.8 * len(first))
-    train, test = pairs.slice(0, cut), pairs.slice(cut)
+    learned_from, test = pairs.slice(0, cut), pairs.slice(cut)
     text = "\n".join(
         it for it in YAML.splitlines() if not it.startswith(("  seed_", "  next_", "  device", "  weight"))
     )
-    schema = sf.Schema.from_config({"yaml": text, "fitted": {}}).fit(train, items)
+    schema = sf.Schema.from_config({"yaml": text, "fitted": {}}).fit(learned_from, items)
     keras.utils.set_random_seed(0)
     options = sf.EmbeddingOptions(embedding_dim_default=16)
     model = sf.TwoTowerModel(
         schema, sf.MLPBlock([16]), query_tower_tag="x-seed", item_tower_tag="x-next", embedding_options=options
     )
     model.compile(optimizer=keras.optimizers.Adam(0.05))
-    model.fit(train, batch_size=128, epochs=5, verbose=0)
+    model.fit(learned_from, batch_size=128, epochs=5, verbose=0)
     report = sf.evaluate(model, test, items, ks=(2,))
     assert report["hit_rate@2"] > 0.95  # the two that may follow
     assert report.popularity["hit_rate@2"] < 0.2
     found = model.to_index(items, k=2)({"seed": np.array(["film 05"])})[1].numpy()
     assert set(found[0].astype(str)) == {"film 06", "film 07"}
+
+
+def test_a_run_takes_its_towers_from_the_schema(folder: Path) -> None:
+    (folder / "shop.yaml").write_text(YAML.replace("  weight:", "  # weight:"), encoding="utf-8")
+    pq.write_table(pa.table({**PAIRS, "weight": [1.0] * 4}), folder / "interactions.parquet")
+    config = sf.RunConfig.model_validate({
+        "schema": str(folder / "shop.yaml"), "epochs": 1, "batch_size": 2, "evaluation": {"ks": [1]},
+        "towers": {"query": {"dimensions": [3]}}, "split": {"test_fraction": 0.25},
+    })  # fmt: skip
+    run = train(config, data=folder)
+    assert [it.name for it in run.model.sides.item] == ["next", "next_kind", "next_price"]
+    assert run.report.protocol["candidates"] == 4
+    assert run.report_unseen is None  # nobody is known to have seen anything

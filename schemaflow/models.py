@@ -131,6 +131,8 @@ class TwoTowerModel(keras.Model):
                 )
             )
         super().__init__(**kwargs)
+        self._ranks = False
+        self.retrieval: RetrievalTask | None = None
         schema = as_schema(schema)
         query_tower_tag, item_tower_tag = parse_tag(query_tower_tag), parse_tag(item_tower_tag)
         sides = sides_of(schema, query_tower_tag, item_tower_tag)
@@ -405,9 +407,30 @@ class TwoTowerModel(keras.Model):
         """Return the loss, and what the tasks' metrics say. More about ranks says `schemaflow.evaluate`."""
         _refuse(kwargs | {"y": y})
         dataset = self._dataset(x, batch_size, tables)
-        self.encode_candidates()
-        with data_errors():
+        with data_errors(), self._ranking():
             return super().evaluate(dataset, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what `evaluate` does, of one batch."""
+        with self._ranking():
+            return super().test_on_batch(*args, **kwargs)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics that are counted now: in training, those over the whole catalogue where they are asked for."""
+        task = self.retrieval
+        uncounted = [] if task is None or task.metrics_in_training or self._ranks else task.factorized_metrics
+        return [metric for metric in super().metrics if all(metric is not it for it in uncounted)]
+
+    @contextmanager
+    def _ranking(self) -> Iterator[None]:
+        """Count the metrics that rank the whole catalogue."""
+        self.encode_candidates()
+        self._ranks = True
+        try:
+            yield
+        finally:
+            self._ranks = False
 
     def encode_candidates(self) -> None:
         """Give the metrics that rank the whole catalogue its vectors, as they are now."""

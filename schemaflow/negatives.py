@@ -58,7 +58,8 @@ class Negatives(keras.layers.Layer):
             else:  # a row never seen counts as seen once
                 self._shares = tf.constant(np.maximum(counts, 1) / counts.sum(), tf.float32)
         for sampler in self.samplers:
-            sampler.build((None, dim))
+            if not sampler.built:  # a reloaded one is
+                sampler.build((None, dim))
         self.built = True
 
     def of(

@@ -26,7 +26,8 @@ BATCH = {encoded_name(name): tf.constant(values[:4]) for name, values in EVENTS.
 def model_of(schema: sf.Schema = IDS, **arguments: Any) -> sf.TwoTowerModel:
     keras.utils.set_random_seed(3)
     options = sf.EmbeddingOptions(embedding_dim_default=4, embeddings_initializers="random_normal")
-    model = sf.TwoTowerModel(schema, sf.MLPBlock([]), embedding_options=options, **arguments)
+    block = sf.MLPBlock([]) if schema is not None and len(list(schema)) <= 3 else sf.MLPBlock([4])
+    model = sf.TwoTowerModel(schema, block, embedding_options=options, **arguments)
     model.compile(optimizer=keras.optimizers.SGD(0.5))
     return model
 
@@ -147,14 +148,19 @@ def test_a_history_names_the_known_positives() -> None:
         sf.Feature(name="item", dtype="string", tags=("item", "id"), vocabulary=("a", "b", "c"), domain="item"),
     ))  # fmt: skip
     table = {"user": [0, 1], "seen": [["b", "?"], []], "item": ["a", "b"]}
-    masked, plain = (model_of(schema, correction=None, known_positives=it) for it in ("seen", None))
+    block = keras.layers.Dense(4, kernel_initializer=keras.initializers.GlorotUniform(seed=4))
+    masked, plain = (
+        sf.TwoTowerModel(schema, block, keras.layers.Dense(4), correction=None, known_positives=it)
+        for it in ("seen", None)
+    )
+    plain.set_weights(masked.get_weights())
     batch = next(iter(sf.read_parquet(table, schema, batch_size=2)))
     out = plain(batch)
     scores = (out["query"] @ tf.transpose(out["candidate"])).numpy()
     assert loss_of(masked, batch) == pytest.approx(softmax([scores[1, 1], scores[1, 0]]) / 2, rel=1e-5)
     assert loss_of(plain, batch) > loss_of(masked, batch)
     with pytest.raises(ConfigError, match='names "user", which is no list of the domain "item"'):
-        model_of(schema, correction=None, known_positives="user")
+        sf.TwoTowerModel(schema, block, correction=None, known_positives="user")
     # an unknown item in a history is not every unknown item
     unknown = {"user": [0, 1], "seen": [["?"], []], "item": ["a", "!"]}
     batch = next(iter(sf.read_parquet(unknown, schema, batch_size=2)))

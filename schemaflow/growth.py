@@ -142,7 +142,7 @@ def carry_over(
 
 def _begin_with(before: keras.layers.Layer, after: keras.layers.Layer) -> None:
     for it, other in zip(before.variables, after.variables, strict=True):
-        values = other.numpy()
+        values = np.array(other.numpy())
         values[tuple(slice(size) for size in it.shape)] = it.numpy()
         other.assign(values)
 

@@ -1,7 +1,8 @@
 """The two-tower model: a schema and a block in, a Keras model out."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 

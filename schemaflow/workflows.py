@@ -23,7 +23,7 @@ from schemaflow.models import Task, TwoTowerModel
 from schemaflow.registry import lookup
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
-from schemaflow.schema.sides import sides_of
+from schemaflow.schema.sides import sides_of, tower_tags
 from schemaflow.schema.sources import Source, open_source
 from schemaflow.schema.tags import Tags
 from schemaflow.tasks import RetrievalTask, TargetTask

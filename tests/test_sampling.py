@@ -156,6 +156,14 @@ def test_an_empty_cache_brings_nothing() -> None:
     assert found.probability.numpy()[:2] == pytest.approx([1 - (1 - float(SHARES[it])) ** 2 for it in (3, 4)], rel=1e-5)
 
 
+def test_a_lone_row_and_an_item_that_is_all_there_is() -> None:
+    for draws, share in ((0, 1.0), (1, 1.0), (0, 0.5)):
+        batch = batch_of([3], draws)
+        found = sample(built("in-batch", "cross-batch"), batch, lambda of: tf.fill(tf.shape(of), share), True, True)  # noqa: B023
+        assert found.probability.numpy()[0] == (share if draws else 0.0)
+        assert found.probability.numpy()[1:].tolist() == [1.0] * 10, "nothing is there, and no logarithm of 0 is taken"
+
+
 def test_together_an_item_is_absent_where_each_leaves_it_out() -> None:
     found = drawn(built("in-batch", "uniform"), [1, 4, 4])
     for item, probability in zip(found.ids.numpy(), found.probability.numpy(), strict=True):

@@ -59,7 +59,7 @@ def sample(
     if corrected:
         shares = None if shares_of is None else shares_of(ids)
         absence = tf.add_n([sampler.log_absence(ids, shares, batch) for sampler in samplers])
-        probability = -tf.math.expm1(absence)
+        probability = tf.where(ids == -1, 1.0, -tf.math.expm1(absence))  # any above 0 will do where there is nothing
     if training:
         for sampler in samplers:
             sampler.remember(batch)

@@ -136,7 +136,8 @@ class InBatchSampler(Sampler):
     def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
         """Return `draws * log(1 - share)`."""
         assert shares is not None, "in-batch negatives are drawn by their shares"
-        return tf.cast(batch.draws, tf.float32) * tf.math.log1p(-shares)
+        # no draw brings nothing, not even an item that every draw would be
+        return tf.math.multiply_no_nan(tf.math.log1p(-shares), tf.cast(batch.draws, tf.float32))
 
 
 @register("sampler", "cross-batch")
@@ -189,7 +190,7 @@ class CachedCrossBatchSampler(Sampler):
         """Return `rows kept * log(1 - share)`."""
         assert shares is not None, "earlier batches were drawn by their shares"
         kept = tf.reduce_sum(tf.cast(self.ids.value >= 0, tf.float32))
-        return kept * tf.math.log1p(-shares)
+        return tf.math.multiply_no_nan(tf.math.log1p(-shares), kept)
 
     def remember(self, batch: Batch) -> None:
         """Put the batch's positives before what is kept, and let the oldest go."""

@@ -255,7 +255,7 @@ def test_models_that_cannot_be(schema: sf.Schema, data: sf.datasets.DataFolder) 
         (ConfigError, "pass the table of them: candidates=", lambda: sf.TwoTowerModel(schema, block, samplers=["uniform"])),
         (ConfigError, "expected EmbeddingOptions", lambda: sf.TwoTowerModel(schema, block, embedding_options={"combiner": "sum"})),
         (ConfigError, "post is .*expected a Keras layer", lambda: sf.TwoTowerModel(schema, block, post=[sf.L2Norm()])),
-        (ConfigError, '"hot"; expected a number above 0', lambda: sf.TwoTowerModel(schema, block, logits_temperature="hot")),
+        (ConfigError, "temperature is 'hot'; expected a number above 0", lambda: sf.TwoTowerModel(schema, block, logits_temperature="hot")),
         (SchemaError, "expected a Schema, the path of a schema file", lambda: sf.TwoTowerModel({"a": 1}, block)),
     ]:  # fmt: skip
         with pytest.raises(error, match=message):

@@ -35,6 +35,15 @@ def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
         assert float(left) == pytest.approx(float(right), abs=0.03)
 
 
+def test_the_training_of_the_readme_runs(data: sf.datasets.DataFolder, schema: sf.Schema) -> None:
+    names = {"sf": sf, "schema": schema, "data": data, "train": data.interactions}
+    exec(block("<!-- training -->"), names)
+    model = names["model"]
+    model.compile(optimizer="adam")  # type: ignore[attr-defined]
+    shown = model.fit(data.interactions, validation_data=data.interactions, verbose=0)  # type: ignore[attr-defined]
+    assert shown.history["val_factorized_top_k/hit_rate@10"][0] > 0
+
+
 def test_the_schema_is_one(tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text(block("## The schema\n"), encoding="utf-8")
     assert len(sides_of(sf.Schema.from_yaml(tmp_path / "shop.yaml")).query) == 5

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 import schemaflow as sf
 from schemaflow.losses import categorical_crossentropy, weighted_mean
+from schemaflow.sampling import Batch, sample
 
 TASTES, DIM, DEVIATION, RATE = 2, 4, 0.05, 0.01
 
@@ -105,12 +106,14 @@ def loss_of(method: str, world: World) -> BatchLoss:
         )
     if method == "no correction, a column a row":
         return lambda query, table, item: task(query, tf.gather(table, item), candidate_ids=item)
-    sampler, frequency = sf.InBatchSampler(), sf.StreamingFrequency(buckets=world.probability.shape[1])
+    samplers, frequency = [sf.InBatchSampler()], sf.StreamingFrequency(buckets=world.probability.shape[1])
     share = tf.constant(world.probability.mean(axis=0), tf.float32)
 
     def loss(query: tf.Tensor, table: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
-        own = tf.gather(share, item) if method == "exact log-Q" else None
-        candidates = sampler.sample(tf.gather(table, item), item, own)
+        ids = tf.cast(item, tf.int64)
+        batch = Batch(tf.gather(table, item), ids, draws=tf.size(ids))
+        exact = method == "exact log-Q"
+        candidates = sample(samplers, batch, lambda of: tf.gather(share, of), corrected=exact, training=True)
         return task(
             query,
             candidates.embeddings,
@@ -118,7 +121,7 @@ def loss_of(method: str, world: World) -> BatchLoss:
             if method == "StreamingFrequency"
             else candidates.probability,
             candidate_ids=candidates.ids,
-            score_mask=~candidates.repeated[tf.newaxis, :],  # [1, batch]
+            score_mask=candidates.negative[tf.newaxis, :],  # [1, batch]
         )
 
     return loss

@@ -15,6 +15,7 @@ import schemaflow as sf
 from benchmarks.log_q import Figures, World, gates, train
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.losses import categorical_crossentropy
+from schemaflow.sampling import Batch, sample
 
 WORD = 2**64
 
@@ -268,17 +269,19 @@ def test_the_corrected_gradient_is_the_full_softmaxs_in_expectation() -> None:
     tables = [tf.constant(0.5 * rng.normal(size=(rows, dim)), tf.float32) for rows in (users, items)]
     drawn = rng.integers(users, size=(batches, batch)), rng.choice(items, p=shares, size=(batches, batch))
     pairs = tf.constant(np.stack(drawn), tf.int32)  # [2, batches, batch]
-    sampler, task, frequency = sf.InBatchSampler(), sf.RetrievalTask(), sf.StreamingFrequency(items)
+    samplers, task, frequency = [sf.InBatchSampler()], sf.RetrievalTask(), sf.StreamingFrequency(items)
 
     def sampled(query: tf.Tensor, vectors: tf.Tensor, item: tf.Tensor, correction: str) -> tf.Tensor:
-        candidates = sampler.sample(tf.gather(vectors, item), item, tf.gather(share, item))
+        ids = tf.cast(item, tf.int64)
+        batch = Batch(tf.gather(vectors, item), ids, draws=tf.size(ids))
+        candidates = sample(samplers, batch, lambda of: tf.gather(share, of), corrected=True, training=True)
         probability = {"exact": candidates.probability, "streaming": frequency(item), "none": None}[correction]
         return task(
             query,
             candidates.embeddings,
             candidate_sampling_probability=probability,
             candidate_ids=item,
-            score_mask=~candidates.repeated[tf.newaxis, :],
+            score_mask=candidates.negative[tf.newaxis, :],
         )
 
     def gradient(user: tf.Tensor, item: tf.Tensor, correction: str) -> tf.Tensor:

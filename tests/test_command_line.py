@@ -211,7 +211,7 @@ def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noq
         source = open_source(workplace / "data" / "interactions.parquet")
         train, test = workflows._split(config, schema, workplace / "data", source)
         fitted = schema.select_by_name(config.features).fit(train, workplace / "data" / "items.parquet")
-        model = workflows._model(config, fitted)
+        model = workflows._model(config, fitted, train, open_source(workplace / "data" / "items.parquet"))
         times = [part.table["timestamp"].to_pylist() for part in (train, test)]
         return model, workflows._optimizer(config, 10), *times
 
@@ -225,7 +225,7 @@ def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noq
     assert model.query_tower.block.normalization == "layer_norm"
     assert model.retrieval.temperature == 0.2
     assert isinstance(model.query_tower.post[-1], sf.L2Norm)
-    assert model._share is not None
+    assert model.negatives._shares is not None
     options = model.embedding_options
     assert (options.infer_embedding_sizes, options.embeddings_l2_reg) == (True, 1e-4)
     genres = model.item_tower.encoder.encoders["genres"]
@@ -235,7 +235,7 @@ def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noq
     shuffled = build("kind: time", "kind: random")
     assert max(shuffled[2]) > min(shuffled[3])
     assert build("kind: time", "kind: random, seed: 1")[3] != shuffled[3]
-    assert build("l2_normalize: true", "correction: null")[0]._share is None
+    assert build("l2_normalize: true", "correction: null")[0].negatives._shares is None
     cosine = build("schedule: constant", "schedule: cosine")[1]
     assert float(cosine.learning_rate) == pytest.approx(0.1)
     cosine.iterations.assign(10)  # the last step of the run

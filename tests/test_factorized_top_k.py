@@ -200,7 +200,7 @@ def test_the_config_keeps_a_path_and_says_what_it_cannot_keep() -> None:
         again.update_state(ones(1), ones(1))
     bare = sf.FactorizedTopK.from_config(sf.FactorizedTopK([ITEMS]).get_config())
     assert bare.candidates is None
-    assert not bare.needs_encoding
+    assert bare.needs_encoding, "a model's own items would do"
     with pytest.raises(ConfigError, match=r"a dataset is not saved with a model.*assign a dataset"):
         bare.update_state(ones(1), ones(1))
     bare.candidates = [ITEMS]

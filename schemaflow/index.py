@@ -81,7 +81,7 @@ class BruteForce(keras.layers.Layer):
         values, counts = np.unique(ids.numpy(), return_counts=True)
         if (counts > 1).any():
             raise ConfigError(
-                f"the identifier {values[np.argmax(counts > 1)]!r} stands {counts.max()} times; expected each candidate once"
+                f"the identifier {values.tolist()[np.argmax(counts > 1)]!r} stands {counts.max()} times; expected each candidate once"
             )
         if (values == (b"" if ids.dtype == tf.string else padding_identifier(ids.dtype))).any():
             raise ConfigError(

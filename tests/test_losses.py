@@ -11,6 +11,8 @@ from schemaflow import losses, registry
 from schemaflow.errors import ConfigError
 from schemaflow.losses import CategoricalCrossentropy, Loss, as_loss
 
+pytestmark = pytest.mark.short
+
 NAMES = registry.names("loss")
 PAIRWISE = ("bpr", "bpr-max", "hinge", "top1")
 SMOOTHED = CategoricalCrossentropy(label_smoothing=0.2)

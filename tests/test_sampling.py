@@ -18,6 +18,8 @@ from schemaflow.features.catalogue import ItemCatalogue
 from schemaflow.logits import listed
 from schemaflow.sampling import Batch, Candidates, Sampler, sample
 
+pytestmark = pytest.mark.short
+
 ITEMS, DIM, ROWS = 12, 2, 6
 COUNTS = np.array([0, 40, 1, 9, 25, 3, 2, 2, 7, 5, 4, 2])
 SHARES = tf.constant(COUNTS / COUNTS.sum(), tf.float32)

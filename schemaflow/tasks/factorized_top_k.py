@@ -292,7 +292,7 @@ def _refuse_repeated(ids: Any, keys: Any, order: Any) -> None:
     repeated = np.flatnonzero(keys[1:] == keys[:-1])
     if not len(repeated):
         return
-    first, second = ids[repeated[0]], ids[repeated[0] + 1]
+    first, second = ids[repeated[0] : repeated[0] + 2].tolist()  # as Python shows them
     if first != second:
         raise ConfigError(f"the identifiers {first!r} and {second!r} have one fingerprint; pass integers")
     raise ConfigError(

@@ -219,6 +219,28 @@ def test_the_metric_in_training_when_asked_encodes_once_an_epoch(
     assert rates[-1] > rates[0] > 0
 
 
+def test_a_row_of_weight_zero_is_not_there_for_loss_and_metrics(tmp_path: Path) -> None:
+    features = (*IDS.features, sf.Feature(name="importance", dtype="float32", tags=("weight",)))
+    metrics = sf.FactorizedTopK({"item": list(range(ITEMS))}, ks=(1, 3))
+    batch_top = keras.metrics.TopKCategoricalAccuracy(1, name="batch_top")
+    task = sf.RetrievalTask(metrics=metrics, batch_metrics=batch_top)
+    model = model_of(sf.Schema(features), prediction_tasks=task, correction=None)
+    weights = [2.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    shown = model.evaluate({**EVENTS, "importance": weights}, verbose=0, return_dict=True)
+    scores, items = scores_of(model), EVENTS["item"]
+    present = set(items)
+    ranks = [1 + int((scores[u] > scores[u, i]).sum()) for u, i in zip(EVENTS["user"], items, strict=True)]
+    losses = [
+        softmax([scores[u, i], *(scores[u, j] for j in present - {i})])
+        for u, i in zip(EVENTS["user"], items, strict=True)
+    ]
+    first = [scores[u, i] >= max(scores[u, j] for j in present) for u, i in zip(EVENTS["user"], items, strict=True)]
+    for k in (1, 3):
+        assert shown[f"factorized_top_k/hit_rate@{k}"] == pytest.approx(np.dot(np.array(ranks) <= k, weights) / 4)
+    assert shown["loss"] == pytest.approx(np.dot(losses, weights) / 4, rel=1e-5)
+    assert shown["batch_top"] == pytest.approx(np.dot(first, weights) / 4)
+
+
 def test_a_collapsed_model_scores_near_zero_in_fit_and_evaluate(
     schema: sf.Schema, data: sf.datasets.DataFolder
 ) -> None:

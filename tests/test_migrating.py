@@ -5,11 +5,14 @@ import runpy
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
 import schemaflow as sf
 
@@ -116,3 +119,28 @@ def test_the_public_names_are_in_the_guide() -> None:
     used = set(re.findall(r"\bsf\.(\w+)", TEXT))
     assert set(sf.__all__) - used == {"Feature", "L2Norm", "Report", "RunConfig", "SchemaFlowError"}
     assert used <= set(sf.__all__)
+
+
+def test_adagrad_on_the_mean_makes_the_steps_that_it_makes_on_the_sum() -> None:
+    """What the guide says to write for TFRS's Adagrad(0.1), against its loss written out; and what happens if one does not."""
+    rows = 256
+    rng = np.random.default_rng(0)
+    query, candidate = rng.normal(size=(2, rows, 4)).astype(np.float32)
+
+    def summed(q: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+        scores = tf.matmul(q, c, transpose_b=True)  # [rows, rows]
+        return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(tf.range(rows), scores))
+
+    def moved(loss: Any, **options: float) -> Any:
+        pair = [tf.Variable(query), tf.Variable(candidate)]
+        optimizer = keras.optimizers.Adagrad(0.1, **options)
+        for _ in range(3):
+            with tf.GradientTape() as tape:
+                value = loss(*pair)
+            optimizer.apply_gradients(zip(tape.gradient(value, pair), pair, strict=True))
+        return pair[0].numpy() - query
+
+    theirs = moved(summed)
+    scaled = moved(sf.RetrievalTask(), initial_accumulator_value=0.1 / rows**2, epsilon=1e-7 / rows**2)
+    np.testing.assert_allclose(scaled, theirs, rtol=1e-3, atol=1e-5)
+    assert np.abs(moved(sf.RetrievalTask())).mean() < 0.03 * np.abs(theirs).mean()

@@ -269,8 +269,8 @@ def _of_keras(loss: keras.losses.Loss) -> Loss:
     if config["reduction"] not in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
         raise ConfigError(
             f'loss has the reduction "{config["reduction"]}"; here a loss is a mean over the batch, so that its size and its'
-            " gradient do not depend on the batch's. Leave the reduction out (a learning rate tuned for a sum is then"
-            " that of a batch as large)"
+            " gradient do not depend on the batch's. Leave the reduction out (where a sum was tuned for: SGD wants"
+            " its learning rate times the rows of a batch, Adagrad its initial_accumulator_value and epsilon over their square)"
         )
     return CategoricalCrossentropy(config["label_smoothing"])
 

@@ -335,13 +335,16 @@ class TwoTowerModel(keras.Model):
         leaves XLA off where a feature has a vocabulary or is a list.
 
         Raises:
-            ConfigError: A loss or metrics are given: they are the model's own.
+            ConfigError: A loss, weights of losses or metrics are given: they are the tasks' own.
         """
         if loss is not None:
             raise ConfigError("compile(loss=…): the loss is the task's; pass it to the model, TwoTowerModel(…, loss=…)")
+        if kwargs.get("loss_weights") is not None:
+            raise ConfigError("compile(loss_weights=…): a task carries its own weight; pass it loss_weight=…")
         if metrics is not None or kwargs.get("weighted_metrics") is not None:
             raise ConfigError(
-                "compile(metrics=…): rank metrics need the whole catalogue; call schemaflow.evaluate(model, …)"
+                "compile(metrics=…): rank metrics need the whole catalogue; call schemaflow.evaluate(model, …), or have a"
+                " RetrievalTask(metrics=FactorizedTopK(…)) among the prediction_tasks"
             )
         # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
         if kwargs.get("jit_compile") is True:

@@ -80,8 +80,14 @@ class Tower(keras.layers.Layer):
         Args:
             inputs: The features, raw or encoded, where those of other sides are left alone; or the raw values alone of
                 a tower with one feature.
+
+        Raises:
+            ConfigError: A feature is not among the inputs, or they are no dict where the tower has several.
         """
-        if not isinstance(inputs, Mapping) and len(self.features) == 1:
+        if not isinstance(inputs, Mapping):
+            if len(self.features) > 1:
+                names = ", ".join(feature.name for feature in self.features)
+                raise ConfigError(f"{self.name}: the inputs are no dict of features; expected one of {names}")
             inputs = {self.features[0].name: inputs}
         return self._body(self.encoder(inputs))
 

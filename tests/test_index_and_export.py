@@ -130,6 +130,13 @@ def test_a_model_of_one_feature_takes_one_bare_tensor(data: sf.datasets.DataFold
     assert bare == index({"user_id": tf.constant(["u00003"])})[1].numpy().tolist()
 
 
+def test_a_model_of_several_features_says_which_it_takes(
+    trained: sf.TwoTowerModel, data: sf.datasets.DataFolder
+) -> None:
+    with pytest.raises(ConfigError, match=r"no dict of features; expected one of user_id, age, country"):
+        trained.to_index(data.items)(tf.constant(["u00003"]))
+
+
 def test_recommendations_are_the_models(
     trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, recommender: sf.Recommender
 ) -> None:

@@ -158,7 +158,9 @@ def test_what_an_argument_means() -> None:
         'pass "logistic"': "binary_crossentropy",
         "Keras's BinaryCrossentropy; it compares": keras.losses.BinaryCrossentropy(from_logits=True),
         "pass from_logits=True": keras.losses.CategoricalCrossentropy(),
-        "a loss is a mean over the batch": keras.losses.CategoricalCrossentropy(from_logits=True, reduction="sum"),
+        "Adagrad its initial_accumulator_value and epsilon over their square": keras.losses.CategoricalCrossentropy(
+            from_logits=True, reduction="sum"
+        ),
         "expected the name of a loss, or a callable": keras.losses.categorical_crossentropy,
         "loss is 3; expected the name": 3,
     }

@@ -270,6 +270,8 @@ def test_models_that_cannot_be(schema: sf.Schema, data: sf.datasets.DataFolder) 
         model.compile(loss="mse")
     with pytest.raises(ConfigError, match="need the whole catalogue"):
         model.compile(metrics=["auc"])
+    with pytest.raises(ConfigError, match=r"pass it loss_weight="):  # Keras would leave them unused, without a word
+        model.compile(loss_weights={"rating": 0.5})
 
 
 def test_bad_rows_met_while_training_are_the_librarys_own_errors(

@@ -1,5 +1,6 @@
 """examples/migrating.md is true: all that is ours in it is run, from top to bottom."""
 
+import ast
 import re
 import runpy
 import sys
@@ -105,6 +106,7 @@ def test_the_lines_of_the_schema_are_some(line: str) -> None:
 
 def test_each_row_has_both_sides_and_each_table_rows() -> None:
     found = tables()
+    assert len(ROW.findall(TEXT)) == sum(line.startswith("|") for line in TEXT.splitlines())
     assert {name: len(rows) > 3 for name, rows in found.items()} == dict.fromkeys(
         ["Merlin", "TFRS", "keras-rs", "Theirs"], True
     )
@@ -113,6 +115,20 @@ def test_each_row_has_both_sides_and_each_table_rows() -> None:
             assert len(cells) == (2 if name == "Theirs" else 3), cells
             assert CODE.search(cells[0]) or name == "Theirs", cells
             assert len(CODE.findall(cells[1])) == 1, cells
+            if name != "Theirs":
+                for code in CODE.findall(cells[0]):
+                    ast.parse(code)
+
+
+def test_what_is_not_run_is_theirs() -> None:
+    marked = {match["code"] for match in BLOCK.finditer(TEXT)}
+    rest = [code for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if code not in marked]
+    assert [re.findall(r"import merlin|import tensorflow_recommenders", code) for code in rest] == [
+        ["import merlin"],
+        ["import tensorflow_recommenders"],
+    ]
+    for code in rest:
+        ast.parse(code)
 
 
 def test_the_public_names_are_in_the_guide() -> None:

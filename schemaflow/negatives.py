@@ -58,8 +58,13 @@ class Negatives(keras.layers.Layer):
             else:  # a row never seen counts as seen once
                 self._shares = tf.constant(np.maximum(counts, 1) / counts.sum(), tf.float32)
         for sampler in self.samplers:
-            if not sampler.built:  # a reloaded one is
+            if not sampler.built:
                 sampler.build((None, dim))
+            elif sampler.weights:
+                raise ConfigError(
+                    f'the sampler "{sampler.name}" keeps vectors of another model, which are no negatives of this one;'
+                    f" pass a {type(sampler).__name__} of its own to each model"
+                )
         self.built = True
 
     def of(

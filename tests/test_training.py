@@ -5,9 +5,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+import yaml
 
 import schemaflow as sf
 from schemaflow.errors import ConfigError
@@ -275,6 +277,59 @@ def test_everything_at_once_is_saved_and_goes_on(
         assert np.array_equal(left.numpy(), right.numpy()), left.path
 
 
+@pytest.mark.parametrize("correction", ["log_q", "exclude_positive", "streaming", None])
+@pytest.mark.parametrize("sampler", ["in-batch", "cross-batch", "uniform", "popularity"])
+def test_each_sampler_alone_trains_from_its_first_batch_to_one_of_one_row(sampler: str, correction: str | None) -> None:
+    """An empty cache brings no negatives, so the first loss is 0; and an empty cache is no error."""
+    made = sf.CachedCrossBatchSampler(5) if sampler == "cross-batch" else sampler
+    how = sf.StreamingFrequency(ITEMS) if correction == "streaming" else correction
+    model = model_of(IDS.fit(EVENTS), samplers=[made], correction=how)
+    model.compile(optimizer=keras.optimizers.SGD(0.5), run_eagerly=True)
+    losses = [model.train_on_batch({name: values[:rows] for name, values in BATCH.items()}) for rows in (4, 3, 1)]
+    assert np.isfinite(losses).all()
+    assert (losses[0] == 0.0) == (sampler == "cross-batch")
+    assert losses[1] > 0.0
+
+
+def test_a_sampler_keeps_vectors_of_one_model_alone() -> None:
+    cache = sf.CachedCrossBatchSampler(4)
+    model_of(samplers=["in-batch", cache]).fit(EVENTS, verbose=0)
+    with pytest.raises(ConfigError, match="keeps vectors of another model"):
+        model_of(samplers=["in-batch", cache])
+
+
+def test_a_metric_over_a_file_is_saved_and_grows(tmp_path: Path) -> None:
+    """The catalogue holds what the file said, so that neither loading nor growing reads it."""
+    path = tmp_path / "items.parquet"
+    pq.write_table(pa.table({"item": list(range(ITEMS))}), path)
+    model = model_of(prediction_tasks=sf.RetrievalTask(metrics=sf.FactorizedTopK(path, ks=(3,))))
+    model.fit(EVENTS, verbose=0)
+    shown = model.evaluate(EVENTS, return_dict=True, verbose=0)
+    model.save(tmp_path / "m.keras")
+    path.unlink()
+    for it in (keras.models.load_model(tmp_path / "m.keras"), model.grow(IDS)):
+        assert it.evaluate(EVENTS, return_dict=True, verbose=0) == pytest.approx(shown, rel=1e-6)
+    fewer = model.grow(IDS, candidates={"item": [1, 2, 3]})
+    assert fewer.evaluate(EVENTS, return_dict=True, verbose=0)["factorized_top_k/hit_rate@3"] == 5 / 8
+
+
+def test_a_catalogue_that_is_the_vocabulary_grows_with_it(tmp_path: Path) -> None:
+    """No table was given, so none is to be given again: new items are negatives and candidates."""
+    features = {name: {"dtype": "string", "tags": [name, "id"], "vocabulary": "learned"} for name in ("user", "item")}
+    first, then = {"user": ["a", "b"], "item": ["x", "y"]}, {"user": ["a", "c"], "item": ["z", "w"]}
+    schema = sf.Schema.from_config({"fitted": {}, "yaml": yaml.safe_dump({"version": 1, "features": features})}).fit(
+        first
+    )
+    task = sf.RetrievalTask(metrics=sf.FactorizedTopK(ks=(4,)))
+    model = model_of(schema, samplers=["in-batch", sf.UniformSampler(64)], prediction_tasks=task)
+    model.fit(first, verbose=0)
+    grown = model.grow(schema.fit(then))
+    assert grown.catalogue.size == 4
+    assert grown.evaluate(then, return_dict=True, verbose=0)["factorized_top_k/hit_rate@4"] == 1.0
+    grown.save(tmp_path / "m.keras")
+    assert keras.models.load_model(tmp_path / "m.keras").catalogue.size == 4
+
+
 def test_it_grows_with_its_samplers(data: sf.datasets.DataFolder, schema: sf.Schema) -> None:
     model = model_of(
         schema, candidates=data.items, known_positives=data.interactions,
@@ -302,6 +357,8 @@ def test_arguments_that_contradict(data: sf.datasets.DataFolder, schema: sf.Sche
         ("pass the table of them: candidates=", {"samplers": ["uniform"]}),
         ("pass the table of them: candidates=", {"prediction_tasks": sf.RetrievalTask(metrics=sf.FactorizedTopK())}),
         ("samplers holds 7", {"samplers": [7]}),
+        ("samplers has no use", {"samplers": ["in-batch"], "prediction_tasks": sf.RegressionTask("timestamp")}),
+        ("known_positives has no use", {"known_positives": EVENTS, "prediction_tasks": sf.RegressionTask("timestamp")}),
         ("expected one at most", {"prediction_tasks": [sf.RetrievalTask(), sf.RetrievalTask()]}),
         ("correction is 'q'", {"correction": "q"}),
     ]:

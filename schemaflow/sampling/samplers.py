@@ -35,7 +35,8 @@ class Catalogue(Protocol):
 
     def ranks(self, ids: tf.Tensor) -> tf.Tensor:
         """Return the ranks of ids, [m] int64: of several items with one id, which follow each other, the first; the last
-        one for an id that is not there."""
+        one for an id that is not there.
+        """
 
     def times(self, ids: tf.Tensor) -> tf.Tensor:
         """Return how many items have each id, [m] int64, since hashing can give several the same; 1 for one not there."""

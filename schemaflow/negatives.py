@@ -57,6 +57,9 @@ class Negatives(keras.layers.Layer):
                 self.frequency = StreamingFrequency(buckets=schema.rows(sides.item_id.table))
             else:  # a row never seen counts as seen once
                 self._shares = tf.constant(np.maximum(counts, 1) / counts.sum(), tf.float32)
+        self._counted_rows = self.add_weight(
+            name="counted_rows", dtype="float32", initializer="zeros", trainable=False, autocast=False
+        )
         for sampler in self.samplers:
             if not sampler.built:
                 sampler.build((None, dim))
@@ -87,6 +90,7 @@ class Negatives(keras.layers.Layer):
         rows = tf.shape(ids)[0]
         if self.frequency is not None and training:
             self.frequency(ids, training=True)
+            self._see(rows)
         draws = rows - 1 if self.excludes_positive else rows
         candidates = sample(
             self.samplers,
@@ -104,14 +108,24 @@ class Negatives(keras.layers.Layer):
             probability = tf.where(own, 1.0, probability[tf.newaxis, :])  # [b, c]
         return candidates, probability, taking_part
 
+    def _see(self, rows: tf.Tensor) -> None:
+        """Move the mean size of the batches that the estimator counted, at the rate that it moves with."""
+        assert self.frequency is not None, "shares are estimated"
+        mean, steps = self._counted_rows.value, tf.cast(self.frequency.step.value, tf.float32)
+        rate = tf.where(mean == 0.0, 1.0, tf.maximum(self.frequency.alpha, 1.0 / steps))
+        self._counted_rows.assign_add(rate * (tf.cast(rows, tf.float32) - mean))
+
     def _shares_of(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Return the shares of interactions that items have, [m] float32."""
         known = tf.maximum(ids, 0)  # -1 stands for no item
         if self._shares is not None:
             return tf.gather(self._shares, known)
         assert self.frequency is not None, "shares are counted or estimated"
-        # of n draws the item is among with probability p, it has the share 1 - (1 - p)^(1/n)
-        return -tf.math.expm1(tf.math.log1p(-self.frequency(known)) / tf.cast(rows, tf.float32))
+        # of n draws the item is among with probability p, it has the share 1 - (1 - p)^(1/n); n is the size of the batches
+        # that were counted, and not of this one, which may be an epoch's short last one or an evaluation's
+        counted = self._counted_rows.value
+        counted = tf.where(counted == 0.0, tf.cast(rows, tf.float32), counted)
+        return -tf.math.expm1(tf.math.log1p(-self.frequency(known)) / counted)
 
 
 def samplers_of(given: Any) -> list[Sampler]:

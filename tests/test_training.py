@@ -123,6 +123,20 @@ def test_without_counts_the_stream_is_counted_and_saved(tmp_path: Path) -> None:
     assert before == loss_of(model, BATCH, training=False)
 
 
+def test_what_the_stream_said_of_one_batch_size_holds_for_others() -> None:
+    """Shares were counted in batches of 16; a batch of 128, and a cache of 100 rows, hold an item far more often."""
+    rng = np.random.default_rng(0)
+    share = np.array([0.5, 0.2, 0.1, 0.1, 0.05, 0.03, 0.01, 0.01])
+    events = {"user": rng.integers(USERS, size=4000), "item": rng.choice(ITEMS, p=share, size=4000)}
+    losses = []
+    for schema in (IDS.fit(events), IDS):
+        model = model_of(schema, samplers=["in-batch", sf.CachedCrossBatchSampler(100)])
+        model.compile(optimizer=keras.optimizers.SGD(0.0))
+        model.fit(events, batch_size=16, verbose=0)
+        losses.append([model.evaluate(events, batch_size=rows, verbose=0) for rows in (4, 16, 128)])
+    assert losses[0] == pytest.approx(losses[1], abs=0.03)
+
+
 def test_users_known_positives_are_nobodys_negatives_of_theirs() -> None:
     """User 0 chose 1 and 2; in the batch with 1 as the positive, 2 is no negative of user 0, but is of user 1."""
     model = model_of(correction=None, known_positives=EVENTS)

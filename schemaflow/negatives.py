@@ -45,12 +45,19 @@ class Negatives(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.samplers = list(samplers)
         self.catalogue = catalogue
+        if catalogue is not None and catalogue.holds_lists and any(sampler.needs_catalogue for sampler in samplers):
+            self.supports_jit = False  # XLA cannot gather lists
         self.corrected = correction is not None
         self.excludes_positive = correction == "exclude_positive"
         self.frequency: StreamingFrequency | None = None
         self._shares: tf.Tensor | None = None
+        counts = schema.counts(sides.item_id)
+        if counts is None and any(sampler.needs_ranks for sampler in samplers):
+            raise ConfigError(
+                "the popularity sampler ranks the items by the schema's item counts, and it has none; call Schema.fit with"
+                " interactions"
+            )
         if self.corrected and any(sampler.needs_shares for sampler in samplers):
-            counts = schema.counts(sides.item_id)
             if isinstance(correction, StreamingFrequency):
                 self.frequency = correction
             elif counts is None:

@@ -378,6 +378,23 @@ def test_arguments_that_contradict(data: sf.datasets.DataFolder, schema: sf.Sche
     ]:
         with pytest.raises(ConfigError, match=message):
             model_of(schema, **arguments)
+    with pytest.raises(ConfigError, match="ranks the items by the schema's item counts, and it has none"):
+        model_of(IDS, samplers=["popularity"])
+
+
+def test_lists_of_drawn_items_are_left_to_tensorflow() -> None:
+    """XLA cannot gather lists, so asking for it is answered by Keras's warning, and not by a crash of the first step."""
+    schema = sf.Schema((
+        *IDS.features,
+        sf.Feature(name="genres", dtype="int64", tags=("item", "categorical"), cardinality=3, list={}),
+    ))  # fmt: skip
+    genres = [[], [1], [1, 2], [2], [], [1], [1, 2], [0]]
+    table = {**EVENTS, "genres": [genres[item] for item in EVENTS["item"]]}
+    items = {"item": list(range(ITEMS)), "genres": genres}
+    model = sf.TwoTowerModel(schema, sf.MLPBlock([4]), samplers=["in-batch", sf.UniformSampler(5)], candidates=items)
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        model.compile(optimizer="adam", jit_compile=True)
+    assert np.isfinite(model.fit(table, verbose=0).history["loss"]).all()
 
 
 def test_compiled_by_xla_it_is_the_same() -> None:

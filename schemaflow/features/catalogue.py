@@ -95,6 +95,11 @@ class ItemCatalogue(keras.layers.Layer):
         return made
 
     @property
+    def holds_lists(self) -> bool:
+        """Whether a feature is a list."""
+        return bool(self._splits)
+
+    @property
     def identifiers(self) -> Array:
         """A number for each item that no other has, [n] int64: its row, or one below 0 where the row is not its alone."""
         rows = self._rows.numpy()

@@ -83,11 +83,13 @@ class Sampler(keras.layers.Layer):
         in_batch: The rows' positives are negatives of the other rows.
         needs_shares: `log_absence` asks for the items' shares of the interactions.
         needs_catalogue: `draw` asks for the catalogue.
+        needs_ranks: And for its items' ranks in popularity.
     """
 
     in_batch = False
     needs_shares = False
     needs_catalogue = False
+    needs_ranks = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # small probabilities do not fit half precision
@@ -299,6 +301,7 @@ class PopularityBasedSampler(_CatalogueSampler):
         512
     """
 
+    needs_ranks = True
     _salt = 7919
 
     def draw(self, batch: Batch, training: bool) -> Drawn:

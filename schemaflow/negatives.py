@@ -139,13 +139,29 @@ def samplers_of(given: Any) -> list[Sampler]:
     """Return the samplers of a model: those given, by name or as they are, or the in-batch one.
 
     Raises:
-        ConfigError: One is none.
+        ConfigError: One is none, cannot be made from its name alone, or is of the same kind as another.
     """
     listed_ = list(given) if isinstance(given, (list, tuple)) else [given]
-    made = [lookup("sampler", it)() if isinstance(it, str) else it for it in listed_]
+    made = [_named(it) if isinstance(it, str) else it for it in listed_]
     if wrong := [it for it in made if not isinstance(it, Sampler)]:
         raise ConfigError(f"samplers holds {wrong[0]!r}; expected samplers, such as [InBatchSampler()]")
+    kinds = [type(it).__name__ for it in made]
+    if twins := [kind for kind in kinds if kinds.count(kind) > 1]:
+        raise ConfigError(
+            f"samplers holds {kinds.count(twins[0])} of {twins[0]}, which would bring the same items, while their"
+            " probabilities are composed as those of independent sources; pass one of each kind"
+        )
     return made or [InBatchSampler()]
+
+
+def _named(name: str) -> Sampler:
+    kind = lookup("sampler", name)
+    try:
+        return kind()
+    except TypeError as error:
+        raise ConfigError(
+            f'samplers holds "{name}", which cannot be made from its name alone ({error}); pass {kind.__name__}(…)'
+        ) from error
 
 
 def correction_of(given: Any) -> str | StreamingFrequency | None:

@@ -205,6 +205,54 @@ def test_explicit_negatives_are_columns_without_a_row_of_their_own() -> None:
     )
 
 
+def loss_by_definition(loss: str, own: float, negatives: np.ndarray) -> float:
+    """The losses of the package, each row's written out anew."""
+    sigmoid = 1 / (1 + np.exp(negatives - own))
+    if loss == "bpr-max":
+        share = np.exp(negatives) / np.exp(negatives).sum()
+        return float(-np.log((share * sigmoid).sum()) + (share * negatives**2).sum())
+    return {
+        "categorical_crossentropy": softmax([own, *negatives]),
+        "bpr": -np.log(sigmoid).mean(),
+        "top1": (1 - sigmoid).mean() + (1 / (1 + np.exp(-(negatives**2)))).mean(),
+        "hinge": np.maximum(0, 1 - own + negatives).mean(),
+        "logistic": np.log1p(np.exp(-own)) + np.log1p(np.exp(negatives)).mean(),
+    }[loss]
+
+
+@pytest.mark.parametrize("correction", ["log_q", "exclude_positive", None])
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "bpr", "bpr-max", "top1", "hinge", "logistic"])
+def test_the_whole_order_by_hand(loss: str, correction: str | None) -> None:
+    """Temperature, log-Q, hits, known and explicit negatives, hard negatives and weights: all of them in one batch."""
+    marks = {"weight": [1.0, 0.5, 2.0, 1.0, 0.0, 3.0, 1.0, 1.0], "refused": [0, 1, 0, 0, 0, 0, 1, 0]}
+    table = EVENTS | marks
+    schema = sf.Schema((
+        *IDS.features,
+        sf.Feature(name="weight", dtype="float32", tags=("weight",)),
+        sf.Feature(name="refused", dtype="int8", tags=("explicit_negative",)),
+    )).fit(table)  # fmt: skip
+    task = sf.RetrievalTask(loss=loss, temperature=0.3, num_hard_negatives=2, metrics=sf.FactorizedTopK(ks=(2,)))
+    known = EVENTS | {"refused": [0] * 8}
+    model = model_of(schema, correction=correction, known_positives=known, prediction_tasks=task)
+    for table_of in (model.query_tower.encoder.encoders["user"], model.item_tower.encoder.encoders["item"]):
+        table_of.table.embeddings.assign(tf.random.stateless_normal(table_of.table.embeddings.shape, (1, 2)))
+    scores = scores_of(model)
+    share = np.maximum(np.bincount(EVENTS["item"], minlength=ITEMS), 1) / 8
+    log_q = np.log(1 - (1 - share) ** (7 if correction == "exclude_positive" else 8)) * (correction is not None)
+    losses, hits = np.zeros(8), np.zeros(8)
+    for row, (user, item) in enumerate(zip(EVENTS["user"], EVENTS["item"], strict=True)):
+        chosen = {it for who, it in zip(EVENTS["user"], EVENTS["item"], strict=True) if who == user}
+        others = sorted(set(EVENTS["item"]) - chosen)
+        negatives = np.sort(scores[user, others] / 0.3 - log_q[others])[-2:]
+        own = scores[user, item] / 0.3 - (0.0 if correction == "exclude_positive" else log_q[item])
+        losses[row] = loss_by_definition(loss, own, negatives)
+        hits[row] = (scores[user] >= scores[user, item]).sum() <= 2
+    weights = np.array(marks["weight"]) * (1 - np.array(marks["refused"]))
+    shown = model.evaluate(table, batch_size=8, verbose=0, return_dict=True)
+    assert shown["loss"] == pytest.approx((weights * losses).sum() / weights.sum(), rel=1e-4)
+    assert shown["factorized_top_k/hit_rate@2"] == pytest.approx((weights * hits).sum() / weights.sum(), rel=1e-6)
+
+
 def test_the_metric_over_the_catalogue_agrees_with_evaluate(data: sf.datasets.DataFolder, schema: sf.Schema) -> None:
     metric = sf.FactorizedTopK(data.items, ks=(1, 10, 50))
     model = model_of(schema, prediction_tasks=sf.RetrievalTask(metrics=metric))
@@ -371,6 +419,8 @@ def test_arguments_that_contradict(data: sf.datasets.DataFolder, schema: sf.Sche
         ("pass the table of them: candidates=", {"samplers": ["uniform"]}),
         ("pass the table of them: candidates=", {"prediction_tasks": sf.RetrievalTask(metrics=sf.FactorizedTopK())}),
         ("samplers holds 7", {"samplers": [7]}),
+        ("samplers holds 2 of InBatchSampler", {"samplers": ["in-batch", sf.InBatchSampler()]}),
+        (r"missing 1 required .* 'capacity'\); pass CachedCrossBatchSampler\(…\)", {"samplers": ["cross-batch"]}),
         ("samplers has no use", {"samplers": ["in-batch"], "prediction_tasks": sf.RegressionTask("timestamp")}),
         ("known_positives has no use", {"known_positives": EVENTS, "prediction_tasks": sf.RegressionTask("timestamp")}),
         ("expected one at most", {"prediction_tasks": [sf.RetrievalTask(), sf.RetrievalTask()]}),

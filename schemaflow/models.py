@@ -181,6 +181,8 @@ class TwoTowerModel(keras.Model):
         else:
             tasks = [prediction_tasks] if isinstance(prediction_tasks, Task) else list(prediction_tasks)
         self._add_tasks(tasks)
+        if self.retrieval is None:
+            _refuse_unused(samplers=samplers or None, known_positives=known_positives)
         self._add_negatives(samplers_of(samplers), correction, candidates, known_positives)
         # traced once for each side; a lambda in the loop would be traced at each call
         self._encode_query = tf.function(
@@ -219,6 +221,7 @@ class TwoTowerModel(keras.Model):
             raise ConfigError("several FactorizedTopK are given candidates; pass candidates= to the model instead")
         table = tables[0] if tables else candidates
         wanted = any(sampler.needs_catalogue for sampler in samplers) or any(it.needs_encoding for it in metrics)
+        self._holds_table = table is not None  # else the catalogue is the schema's vocabulary, and grows with it
         self.catalogue: ItemCatalogue | None = None
         if isinstance(table, ItemCatalogue):
             self.catalogue = table
@@ -616,7 +619,7 @@ class TwoTowerModel(keras.Model):
         grown = type(self)(**arguments)
         pairs = list(zip(towers, (grown.query_tower, grown.item_tower), strict=True))
         held = [
-            Held(self.catalogue, grown.catalogue, kept=candidates is None),
+            Held(self.catalogue, grown.catalogue, kept=self._holds_table and candidates is None),
             Held(old, grown.known_positives, kept=known_positives is None),
             Held(self.negatives.frequency, grown.negatives.frequency),
         ]
@@ -668,9 +671,9 @@ class TwoTowerModel(keras.Model):
             "embedding_options": options_config(self.embedding_options),
             "post": None if self.post is None else serialize(self.post),
             "prediction_tasks": [serialize(task) for task in self.tasks],
-            "samplers": [serialize(sampler) for sampler in self.negatives.samplers],
+            "samplers": [] if self.retrieval is None else [serialize(it) for it in self.negatives.samplers],
             "correction": serialize(self.correction),
-            "candidates": None if self.catalogue is None else serialize(self.catalogue),
+            "candidates": serialize(self.catalogue) if self._holds_table else None,
             "known_positives": self._known_config(),
         }
 
@@ -688,11 +691,15 @@ class TwoTowerModel(keras.Model):
     def _arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the constructor's arguments from a config."""
         made = keras.saving.deserialize_keras_object
-        objects = ("dtype", "prediction_tasks", "samplers", "correction", "candidates", "known_positives")
+        objects = ("dtype", "prediction_tasks", "correction", "candidates", "known_positives")
         rebuilt = {key: made(config[key]) for key in objects}
-        rebuilt |= {key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post")}
+        rebuilt |= {key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post", "samplers")}
         if rebuilt["item_tower"] is None:
             rebuilt["item_tower"] = rebuilt["query_tower"]
+        for task in rebuilt["prediction_tasks"]:
+            if isinstance(task, RetrievalTask):
+                for metric in task.factorized_metrics:  # the catalogue holds what was read from their tables
+                    metric.candidates = None
         return {
             **config,
             **rebuilt,
@@ -740,6 +747,15 @@ _REFUSED = {
 def _refuse(given: Mapping[str, Any]) -> None:
     """Raise `ConfigError` where such an argument is given."""
     problems = [f"{name}=…: {instead}" for name, instead in _REFUSED.items() if given.get(name) is not None]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _refuse_unused(**given: Any) -> None:
+    """Raise `ConfigError` where an argument is given that only retrieval would use."""
+    problems = [
+        f"{name} has no use, since prediction_tasks holds no RetrievalTask" for name in given if given[name] is not None
+    ]
     if problems:
         raise ConfigError(*problems)
 

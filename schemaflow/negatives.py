@@ -45,21 +45,36 @@ class Negatives(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.samplers = list(samplers)
         self.catalogue = catalogue
+        if catalogue is not None and catalogue.holds_lists and any(sampler.needs_catalogue for sampler in samplers):
+            self.supports_jit = False  # XLA cannot gather lists
         self.corrected = correction is not None
         self.excludes_positive = correction == "exclude_positive"
         self.frequency: StreamingFrequency | None = None
         self._shares: tf.Tensor | None = None
+        counts = schema.counts(sides.item_id)
+        if counts is None and any(sampler.needs_ranks for sampler in samplers):
+            raise ConfigError(
+                "the popularity sampler ranks the items by the schema's item counts, and it has none; call Schema.fit with"
+                " interactions"
+            )
         if self.corrected and any(sampler.needs_shares for sampler in samplers):
-            counts = schema.counts(sides.item_id)
             if isinstance(correction, StreamingFrequency):
                 self.frequency = correction
             elif counts is None:
                 self.frequency = StreamingFrequency(buckets=schema.rows(sides.item_id.table))
             else:  # a row never seen counts as seen once
                 self._shares = tf.constant(np.maximum(counts, 1) / counts.sum(), tf.float32)
+        self._counted_rows = self.add_weight(
+            name="counted_rows", dtype="float32", initializer="zeros", trainable=False, autocast=False
+        )
         for sampler in self.samplers:
-            if not sampler.built:  # a reloaded one is
+            if not sampler.built:
                 sampler.build((None, dim))
+            elif sampler.weights:
+                raise ConfigError(
+                    f'the sampler "{sampler.name}" keeps vectors of another model, which are no negatives of this one;'
+                    f" pass a {type(sampler).__name__} of its own to each model"
+                )
         self.built = True
 
     def of(
@@ -82,6 +97,7 @@ class Negatives(keras.layers.Layer):
         rows = tf.shape(ids)[0]
         if self.frequency is not None and training:
             self.frequency(ids, training=True)
+            self._see(rows)
         draws = rows - 1 if self.excludes_positive else rows
         candidates = sample(
             self.samplers,
@@ -99,27 +115,53 @@ class Negatives(keras.layers.Layer):
             probability = tf.where(own, 1.0, probability[tf.newaxis, :])  # [b, c]
         return candidates, probability, taking_part
 
+    def _see(self, rows: tf.Tensor) -> None:
+        """Move the mean size of the batches that the estimator counted, at the rate that it moves with."""
+        assert self.frequency is not None, "shares are estimated"
+        mean, steps = self._counted_rows.value, tf.cast(self.frequency.step.value, tf.float32)
+        rate = tf.where(mean == 0.0, 1.0, tf.maximum(self.frequency.alpha, 1.0 / steps))
+        self._counted_rows.assign_add(rate * (tf.cast(rows, tf.float32) - mean))
+
     def _shares_of(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Return the shares of interactions that items have, [m] float32."""
         known = tf.maximum(ids, 0)  # -1 stands for no item
         if self._shares is not None:
             return tf.gather(self._shares, known)
         assert self.frequency is not None, "shares are counted or estimated"
-        # of n draws the item is among with probability p, it has the share 1 - (1 - p)^(1/n)
-        return -tf.math.expm1(tf.math.log1p(-self.frequency(known)) / tf.cast(rows, tf.float32))
+        # of n draws the item is among with probability p, it has the share 1 - (1 - p)^(1/n); n is the size of the batches
+        # that were counted, and not of this one, which may be an epoch's short last one or an evaluation's
+        counted = self._counted_rows.value
+        counted = tf.where(counted == 0.0, tf.cast(rows, tf.float32), counted)
+        return -tf.math.expm1(tf.math.log1p(-self.frequency(known)) / counted)
 
 
 def samplers_of(given: Any) -> list[Sampler]:
     """Return the samplers of a model: those given, by name or as they are, or the in-batch one.
 
     Raises:
-        ConfigError: One is none.
+        ConfigError: One is none, cannot be made from its name alone, or is of the same kind as another.
     """
     listed_ = list(given) if isinstance(given, (list, tuple)) else [given]
-    made = [lookup("sampler", it)() if isinstance(it, str) else it for it in listed_]
+    made = [_named(it) if isinstance(it, str) else it for it in listed_]
     if wrong := [it for it in made if not isinstance(it, Sampler)]:
         raise ConfigError(f"samplers holds {wrong[0]!r}; expected samplers, such as [InBatchSampler()]")
+    kinds = [type(it).__name__ for it in made]
+    if twins := [kind for kind in kinds if kinds.count(kind) > 1]:
+        raise ConfigError(
+            f"samplers holds {kinds.count(twins[0])} of {twins[0]}, which would bring the same items, while their"
+            " probabilities are composed as those of independent sources; pass one of each kind"
+        )
     return made or [InBatchSampler()]
+
+
+def _named(name: str) -> Sampler:
+    kind = lookup("sampler", name)
+    try:
+        return kind()
+    except TypeError as error:
+        raise ConfigError(
+            f'samplers holds "{name}", which cannot be made from its name alone ({error}); pass {kind.__name__}(…)'
+        ) from error
 
 
 def correction_of(given: Any) -> str | StreamingFrequency | None:

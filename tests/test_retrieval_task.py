@@ -184,6 +184,8 @@ def test_tensors_that_are_refused() -> None:
             task(QUERIES, CANDIDATES, candidate_sampling_probability=tf.ones(shape))
     with pytest.raises(ConfigError, match=r"candidate_ids has the shape \(4,\); expected \[6\]"):
         task(QUERIES, CANDIDATES, candidate_ids=tf.range(4))
+    with pytest.raises(ConfigError, match="candidate_ids are float32, which tells no large ids apart"):
+        task(QUERIES, CANDIDATES, candidate_ids=tf.range(2.0**24, 2.0**24 + 6))  # 2^24 and 2^24 + 1 are one number
     with pytest.raises(ConfigError, match=r"the loss has the shape \(\); expected \[4\]"):
         sf.RetrievalTask(loss=lambda logits, _: tf.reduce_mean(logits))(QUERIES, CANDIDATES)
 

@@ -83,6 +83,27 @@ def test_an_item_is_a_negative_as_often_as_its_probability_says(names: tuple[str
     assert ((seen > 0) == reached).all(), "the last of the catalogue is drawn too, and what nobody chose"
 
 
+@pytest.mark.parametrize("name", ["uniform", "popularity"])
+def test_items_of_one_row_are_drawn_as_often_as_all_of_them_are(name: str) -> None:
+    """Hashing, or being out of the vocabulary, gives several items of the catalogue one id: a candidate of all of them."""
+    rows = np.array([3, 5, 3, 4, 5, 3, 3, 6])
+    catalogue = ItemCatalogue.of({"item": rows}, rows, np.array([0, 0, 0, 2, 9, 20, 1]), reserved=3)
+    (sampler,) = built(name)
+    where = np.argsort(catalogue.at_rank(tf.range(8)).numpy())  # the rank of each item
+    share = np.log((where + 2) / (where + 1)) / np.log(9) if name == "popularity" else np.full(8, 1 / 8)
+    expected = [1 - (1 - share[np.sort(rows) == row].sum()) ** 5 for row in (3, 4, 5, 6)]
+    batch = Batch(
+        tf.zeros((1, DIM)), tf.constant([4], tf.int64), tf.constant(1), catalogue, lambda at: tf.zeros((len(at), DIM))
+    )
+    absence = sampler.log_absence(tf.constant([3, 4, 5, 6], tf.int64), None, batch)
+    assert 1 - np.exp(absence) == pytest.approx(expected, rel=1e-6)
+    draws = [set(sampler.draw(batch, training=True).ids.numpy().tolist()) for _ in range(800)]
+    for row, probability in zip((3, 4, 5, 6), expected, strict=True):
+        assert np.mean([row in ids for ids in draws]) == pytest.approx(probability, abs=0.06), row
+    unknown = sampler.log_absence(tf.constant([9], tf.int64), None, batch).numpy()
+    assert unknown[0] < 0, "an item that is not there is the positive of a row, and has a probability"
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_its_config_is_the_sampler(name: str) -> None:
     sampler = SAMPLERS[name]()

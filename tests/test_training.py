@@ -5,9 +5,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+import yaml
 
 import schemaflow as sf
 from schemaflow.errors import ConfigError
@@ -121,6 +123,20 @@ def test_without_counts_the_stream_is_counted_and_saved(tmp_path: Path) -> None:
     assert before == loss_of(model, BATCH, training=False)
 
 
+def test_what_the_stream_said_of_one_batch_size_holds_for_others() -> None:
+    """Shares were counted in batches of 16; a batch of 128, and a cache of 100 rows, hold an item far more often."""
+    rng = np.random.default_rng(0)
+    share = np.array([0.5, 0.2, 0.1, 0.1, 0.05, 0.03, 0.01, 0.01])
+    events = {"user": rng.integers(USERS, size=4000), "item": rng.choice(ITEMS, p=share, size=4000)}
+    losses = []
+    for schema in (IDS.fit(events), IDS):
+        model = model_of(schema, samplers=["in-batch", sf.CachedCrossBatchSampler(100)])
+        model.compile(optimizer=keras.optimizers.SGD(0.0))
+        model.fit(events, batch_size=16, verbose=0)
+        losses.append([model.evaluate(events, batch_size=rows, verbose=0) for rows in (4, 16, 128)])
+    assert losses[0] == pytest.approx(losses[1], abs=0.03)
+
+
 def test_users_known_positives_are_nobodys_negatives_of_theirs() -> None:
     """User 0 chose 1 and 2; in the batch with 1 as the positive, 2 is no negative of user 0, but is of user 1."""
     model = model_of(correction=None, known_positives=EVENTS)
@@ -187,6 +203,54 @@ def test_explicit_negatives_are_columns_without_a_row_of_their_own() -> None:
             model, {name: np.delete(values, 1) for name, values in table.items()}, {"item": list(range(ITEMS))}, ks=[1]
         )["recall@1"]
     )
+
+
+def loss_by_definition(loss: str, own: float, negatives: np.ndarray) -> float:
+    """The losses of the package, each row's written out anew."""
+    sigmoid = 1 / (1 + np.exp(negatives - own))
+    if loss == "bpr-max":
+        share = np.exp(negatives) / np.exp(negatives).sum()
+        return float(-np.log((share * sigmoid).sum()) + (share * negatives**2).sum())
+    return {
+        "categorical_crossentropy": softmax([own, *negatives]),
+        "bpr": -np.log(sigmoid).mean(),
+        "top1": (1 - sigmoid).mean() + (1 / (1 + np.exp(-(negatives**2)))).mean(),
+        "hinge": np.maximum(0, 1 - own + negatives).mean(),
+        "logistic": np.log1p(np.exp(-own)) + np.log1p(np.exp(negatives)).mean(),
+    }[loss]
+
+
+@pytest.mark.parametrize("correction", ["log_q", "exclude_positive", None])
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "bpr", "bpr-max", "top1", "hinge", "logistic"])
+def test_the_whole_order_by_hand(loss: str, correction: str | None) -> None:
+    """Temperature, log-Q, hits, known and explicit negatives, hard negatives and weights: all of them in one batch."""
+    marks = {"weight": [1.0, 0.5, 2.0, 1.0, 0.0, 3.0, 1.0, 1.0], "refused": [0, 1, 0, 0, 0, 0, 1, 0]}
+    table = EVENTS | marks
+    schema = sf.Schema((
+        *IDS.features,
+        sf.Feature(name="weight", dtype="float32", tags=("weight",)),
+        sf.Feature(name="refused", dtype="int8", tags=("explicit_negative",)),
+    )).fit(table)  # fmt: skip
+    task = sf.RetrievalTask(loss=loss, temperature=0.3, num_hard_negatives=2, metrics=sf.FactorizedTopK(ks=(2,)))
+    known = EVENTS | {"refused": [0] * 8}
+    model = model_of(schema, correction=correction, known_positives=known, prediction_tasks=task)
+    for table_of in (model.query_tower.encoder.encoders["user"], model.item_tower.encoder.encoders["item"]):
+        table_of.table.embeddings.assign(tf.random.stateless_normal(table_of.table.embeddings.shape, (1, 2)))
+    scores = scores_of(model)
+    share = np.maximum(np.bincount(EVENTS["item"], minlength=ITEMS), 1) / 8
+    log_q = np.log(1 - (1 - share) ** (7 if correction == "exclude_positive" else 8)) * (correction is not None)
+    losses, hits = np.zeros(8), np.zeros(8)
+    for row, (user, item) in enumerate(zip(EVENTS["user"], EVENTS["item"], strict=True)):
+        chosen = {it for who, it in zip(EVENTS["user"], EVENTS["item"], strict=True) if who == user}
+        others = sorted(set(EVENTS["item"]) - chosen)
+        negatives = np.sort(scores[user, others] / 0.3 - log_q[others])[-2:]
+        own = scores[user, item] / 0.3 - (0.0 if correction == "exclude_positive" else log_q[item])
+        losses[row] = loss_by_definition(loss, own, negatives)
+        hits[row] = (scores[user] >= scores[user, item]).sum() <= 2
+    weights = np.array(marks["weight"]) * (1 - np.array(marks["refused"]))
+    shown = model.evaluate(table, batch_size=8, verbose=0, return_dict=True)
+    assert shown["loss"] == pytest.approx((weights * losses).sum() / weights.sum(), rel=1e-4)
+    assert shown["factorized_top_k/hit_rate@2"] == pytest.approx((weights * hits).sum() / weights.sum(), rel=1e-6)
 
 
 def test_the_metric_over_the_catalogue_agrees_with_evaluate(data: sf.datasets.DataFolder, schema: sf.Schema) -> None:
@@ -297,6 +361,59 @@ def test_everything_at_once_is_saved_and_goes_on(
         assert np.array_equal(left.numpy(), right.numpy()), left.path
 
 
+@pytest.mark.parametrize("correction", ["log_q", "exclude_positive", "streaming", None])
+@pytest.mark.parametrize("sampler", ["in-batch", "cross-batch", "uniform", "popularity"])
+def test_each_sampler_alone_trains_from_its_first_batch_to_one_of_one_row(sampler: str, correction: str | None) -> None:
+    """An empty cache brings no negatives, so the first loss is 0; and an empty cache is no error."""
+    made = sf.CachedCrossBatchSampler(5) if sampler == "cross-batch" else sampler
+    how = sf.StreamingFrequency(ITEMS) if correction == "streaming" else correction
+    model = model_of(IDS.fit(EVENTS), samplers=[made], correction=how)
+    model.compile(optimizer=keras.optimizers.SGD(0.5), run_eagerly=True)
+    losses = [model.train_on_batch({name: values[:rows] for name, values in BATCH.items()}) for rows in (4, 3, 1)]
+    assert np.isfinite(losses).all()
+    assert (losses[0] == 0.0) == (sampler == "cross-batch")
+    assert losses[1] > 0.0
+
+
+def test_a_sampler_keeps_vectors_of_one_model_alone() -> None:
+    cache = sf.CachedCrossBatchSampler(4)
+    model_of(samplers=["in-batch", cache]).fit(EVENTS, verbose=0)
+    with pytest.raises(ConfigError, match="keeps vectors of another model"):
+        model_of(samplers=["in-batch", cache])
+
+
+def test_a_metric_over_a_file_is_saved_and_grows(tmp_path: Path) -> None:
+    """The catalogue holds what the file said, so that neither loading nor growing reads it."""
+    path = tmp_path / "items.parquet"
+    pq.write_table(pa.table({"item": list(range(ITEMS))}), path)
+    model = model_of(prediction_tasks=sf.RetrievalTask(metrics=sf.FactorizedTopK(path, ks=(3,))))
+    model.fit(EVENTS, verbose=0)
+    shown = model.evaluate(EVENTS, return_dict=True, verbose=0)
+    model.save(tmp_path / "m.keras")
+    path.unlink()
+    for it in (keras.models.load_model(tmp_path / "m.keras"), model.grow(IDS)):
+        assert it.evaluate(EVENTS, return_dict=True, verbose=0) == pytest.approx(shown, rel=1e-6)
+    fewer = model.grow(IDS, candidates={"item": [1, 2, 3]})
+    assert fewer.evaluate(EVENTS, return_dict=True, verbose=0)["factorized_top_k/hit_rate@3"] == 5 / 8
+
+
+def test_a_catalogue_that_is_the_vocabulary_grows_with_it(tmp_path: Path) -> None:
+    """No table was given, so none is to be given again: new items are negatives and candidates."""
+    features = {name: {"dtype": "string", "tags": [name, "id"], "vocabulary": "learned"} for name in ("user", "item")}
+    first, then = {"user": ["a", "b"], "item": ["x", "y"]}, {"user": ["a", "c"], "item": ["z", "w"]}
+    schema = sf.Schema.from_config({"fitted": {}, "yaml": yaml.safe_dump({"version": 1, "features": features})}).fit(
+        first
+    )
+    task = sf.RetrievalTask(metrics=sf.FactorizedTopK(ks=(4,)))
+    model = model_of(schema, samplers=["in-batch", sf.UniformSampler(64)], prediction_tasks=task)
+    model.fit(first, verbose=0)
+    grown = model.grow(schema.fit(then))
+    assert grown.catalogue.size == 4
+    assert grown.evaluate(then, return_dict=True, verbose=0)["factorized_top_k/hit_rate@4"] == 1.0
+    grown.save(tmp_path / "m.keras")
+    assert keras.models.load_model(tmp_path / "m.keras").catalogue.size == 4
+
+
 def test_it_grows_with_its_samplers(data: sf.datasets.DataFolder, schema: sf.Schema) -> None:
     model = model_of(
         schema, candidates=data.items, known_positives=data.interactions,
@@ -324,11 +441,32 @@ def test_arguments_that_contradict(data: sf.datasets.DataFolder, schema: sf.Sche
         ("pass the table of them: candidates=", {"samplers": ["uniform"]}),
         ("pass the table of them: candidates=", {"prediction_tasks": sf.RetrievalTask(metrics=sf.FactorizedTopK())}),
         ("samplers holds 7", {"samplers": [7]}),
+        ("samplers holds 2 of InBatchSampler", {"samplers": ["in-batch", sf.InBatchSampler()]}),
+        (r"missing 1 required .* 'capacity'\); pass CachedCrossBatchSampler\(…\)", {"samplers": ["cross-batch"]}),
+        ("samplers has no use", {"samplers": ["in-batch"], "prediction_tasks": sf.RegressionTask("timestamp")}),
+        ("known_positives has no use", {"known_positives": EVENTS, "prediction_tasks": sf.RegressionTask("timestamp")}),
         ("expected one at most", {"prediction_tasks": [sf.RetrievalTask(), sf.RetrievalTask()]}),
         ("correction is 'q'", {"correction": "q"}),
     ]:
         with pytest.raises(ConfigError, match=message):
             model_of(schema, **arguments)
+    with pytest.raises(ConfigError, match="ranks the items by the schema's item counts, and it has none"):
+        model_of(IDS, samplers=["popularity"])
+
+
+def test_lists_of_drawn_items_are_left_to_tensorflow() -> None:
+    """XLA cannot gather lists, so asking for it is answered by Keras's warning, and not by a crash of the first step."""
+    schema = sf.Schema((
+        *IDS.features,
+        sf.Feature(name="genres", dtype="int64", tags=("item", "categorical"), cardinality=3, list={}),
+    ))  # fmt: skip
+    genres = [[], [1], [1, 2], [2], [], [1], [1, 2], [0]]
+    table = {**EVENTS, "genres": [genres[item] for item in EVENTS["item"]]}
+    items = {"item": list(range(ITEMS)), "genres": genres}
+    model = sf.TwoTowerModel(schema, sf.MLPBlock([4]), samplers=["in-batch", sf.UniformSampler(5)], candidates=items)
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        model.compile(optimizer="adam", jit_compile=True)
+    assert np.isfinite(model.fit(table, verbose=0).history["loss"]).all()
 
 
 def test_compiled_by_xla_it_is_the_same() -> None:

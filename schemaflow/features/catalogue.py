@@ -87,11 +87,17 @@ class ItemCatalogue(keras.layers.Layer):
             if isinstance(column, Lists):
                 made._splits[name].assign(column.splits)
         seen = np.zeros(len(rows), np.int64) if counts is None else counts[rows]
+        # stable, so that items of one row, which are seen as often, follow each other
         at_rank = np.argsort(-seen, kind="stable")
         made._rows.assign(rows)
         made._at_rank.assign(at_rank)
         made._rank.assign(np.argsort(at_rank))
         return made
+
+    @property
+    def holds_lists(self) -> bool:
+        """Whether a feature is a list."""
+        return bool(self._splits)
 
     @property
     def identifiers(self) -> Array:
@@ -105,11 +111,19 @@ class ItemCatalogue(keras.layers.Layer):
         return tf.gather(self._rows.value, positions)
 
     def ranks(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return the ranks of ids in popularity, [m] int64 from 0; the last one for an id that is not there."""
+        """Return the ranks of ids in popularity, [m] int64 from 0: of several items with one id, which follow each other,
+        the first; the last one for an id that is not there.
+        """
         rows = self._rows.value
         positions = tf.minimum(tf.searchsorted(rows, ids, out_type=tf.int64), self.size - 1)
         there = tf.gather(rows, positions) == ids
         return tf.where(there, tf.gather(self._rank.value, positions), self.size - 1)
+
+    def times(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return how many items have each id, [m] int64; 1 for an id that is not there."""
+        rows = self._rows.value
+        first, after = (tf.searchsorted(rows, ids, side=side, out_type=tf.int64) for side in ("left", "right"))
+        return tf.maximum(after - first, 1)
 
     def at_rank(self, ranks: tf.Tensor) -> tf.Tensor:
         """Return the positions of ranks, [n] int64."""

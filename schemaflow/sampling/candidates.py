@@ -55,12 +55,15 @@ def sample(
         first = first_occurrences(ids)
     else:  # the rows' positives are nobody else's negatives, and hide none
         first = tf.concat([tf.zeros([rows], tf.bool), first_occurrences(ids[rows:])], axis=0)
+    negative = first & (ids != -1)
     probability = None
     if corrected:
         shares = None if shares_of is None else shares_of(ids)
         absence = tf.add_n([sampler.log_absence(ids, shares, batch) for sampler in samplers])
-        probability = tf.where(ids == -1, 1.0, -tf.math.expm1(absence))  # any above 0 will do where there is nothing
+        # any above 0 will do where there is nothing, and for a positive beside which nothing can be, as with an empty cache
+        nothing = (ids == -1) | (~negative & (absence == 0.0))
+        probability = tf.where(nothing, 1.0, -tf.math.expm1(absence))
     if training:
         for sampler in samplers:
             sampler.remember(batch)
-    return Candidates(embeddings, ids, first & (ids != -1), probability)
+    return Candidates(embeddings, ids, negative, probability)

@@ -34,7 +34,12 @@ class Catalogue(Protocol):
         """Return the positions of ranks, [n] int64."""
 
     def ranks(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return the ranks of ids, [m] int64; the last one for an id that is not there."""
+        """Return the ranks of ids, [m] int64: of several items with one id, which follow each other, the first; the last
+        one for an id that is not there.
+        """
+
+    def times(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return how many items have each id, [m] int64, since hashing can give several the same; 1 for one not there."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,13 @@ class Sampler(keras.layers.Layer):
         in_batch: The rows' positives are negatives of the other rows.
         needs_shares: `log_absence` asks for the items' shares of the interactions.
         needs_catalogue: `draw` asks for the catalogue.
+        needs_ranks: And for its items' ranks in popularity.
     """
 
     in_batch = False
     needs_shares = False
     needs_catalogue = False
+    needs_ranks = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # small probabilities do not fit half precision
@@ -265,10 +272,10 @@ class UniformSampler(_CatalogueSampler):
         return self._drawn(tf.cast(self._uniform(training) * batch.catalogue.size, tf.int64), batch)
 
     def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
-        """Return `num_sampled * log(1 - 1 / items)` for each id."""
+        """Return `num_sampled * log(1 - items with the id / items)` for each id."""
         assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
-        one = tf.math.log1p(-tf.constant(1.0, tf.float64) / batch.catalogue.size)
-        return tf.fill(tf.shape(ids), tf.cast(self.num_sampled * one, tf.float32))
+        drawn = tf.cast(batch.catalogue.times(ids), tf.float64) / batch.catalogue.size
+        return tf.cast(self.num_sampled * tf.math.log1p(-drawn), tf.float32)
 
 
 @register("sampler", "popularity")
@@ -294,6 +301,7 @@ class PopularityBasedSampler(_CatalogueSampler):
         512
     """
 
+    needs_ranks = True
     _salt = 7919
 
     def draw(self, batch: Batch, training: bool) -> Drawn:
@@ -307,10 +315,11 @@ class PopularityBasedSampler(_CatalogueSampler):
         return self._drawn(batch.catalogue.at_rank(tf.clip_by_value(ranks, 0, size - 1)), batch)
 
     def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
-        """Return `num_sampled * log(1 - p(rank))`."""
+        """Return `num_sampled * log(1 - p)`, p the sum of `p(rank)` over the items with the id."""
         assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
-        ranks = tf.cast(batch.catalogue.ranks(ids), tf.float64)
-        drawn = tf.math.log1p(1.0 / (ranks + 1.0)) / tf.math.log(tf.constant(batch.catalogue.size + 1.0, tf.float64))
+        ranks, times = (tf.cast(of(ids), tf.float64) for of in (batch.catalogue.ranks, batch.catalogue.times))
+        # their ranks follow each other, so the sum telescopes to log((rank + 1 + times) / (rank + 1))
+        drawn = tf.math.log1p(times / (ranks + 1.0)) / tf.math.log(tf.constant(batch.catalogue.size + 1.0, tf.float64))
         return tf.cast(self.num_sampled * tf.math.log1p(-drawn), tf.float32)
 
 

@@ -139,7 +139,7 @@ class RetrievalTask(keras.layers.Layer):
             score_mask: True where a candidate takes part, broadcast against [q, c]; a positive always does.
 
         Raises:
-            ConfigError: A shape does not fit, there are fewer candidates than queries, or a probability is not above 0.
+            ConfigError: A shape or the ids' dtype does not fit, there are fewer candidates than queries, or a probability is not above 0.
                 Inside a `tf.function` what only running tells is TensorFlow's InvalidArgumentError.
         """
         queries, candidates = tf.shape(query_embeddings)[0], tf.shape(candidate_embeddings)[0]
@@ -166,6 +166,10 @@ class RetrievalTask(keras.layers.Layer):
         dropped = None
         if candidate_ids is not None:
             ids = tf.convert_to_tensor(candidate_ids)
+            if not (ids.dtype.is_integer or ids.dtype == tf.string):
+                raise ConfigError(
+                    f"candidate_ids are {ids.dtype.name}, which tells no large ids apart; expected integers or strings"
+                )
             dropped = accidental_hits(ids[:queries], ids)
         if score_mask is not None:
             masked = ~tf.broadcast_to(score_mask, tf.shape(scores)) & ~tf.eye(queries, candidates, dtype=tf.bool)

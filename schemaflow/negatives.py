@@ -116,10 +116,20 @@ def samplers_of(given: Any) -> list[Sampler]:
         ConfigError: One is none.
     """
     listed_ = list(given) if isinstance(given, (list, tuple)) else [given]
-    made = [lookup("sampler", it)() if isinstance(it, str) else it for it in listed_]
+    made = [_named(it) if isinstance(it, str) else it for it in listed_]
     if wrong := [it for it in made if not isinstance(it, Sampler)]:
         raise ConfigError(f"samplers holds {wrong[0]!r}; expected samplers, such as [InBatchSampler()]")
     return made or [InBatchSampler()]
+
+
+def _named(name: str) -> Any:
+    sampler = lookup("sampler", name)
+    try:
+        return sampler()
+    except TypeError:
+        raise ConfigError(
+            f'samplers names "{name}", which does not go without arguments; pass a {sampler.__name__}(…)'
+        ) from None
 
 
 def correction_of(given: Any) -> str | StreamingFrequency | None:
@@ -128,7 +138,7 @@ def correction_of(given: Any) -> str | StreamingFrequency | None:
     Raises:
         ConfigError: There is none of that name.
     """
-    if given is None or isinstance(given, StreamingFrequency) or given in CORRECTIONS:
+    if given is None or isinstance(given, StreamingFrequency) or (isinstance(given, str) and given in CORRECTIONS):
         return given
     hint = suggest(given, CORRECTIONS) if isinstance(given, str) else ""
     raise ConfigError(

@@ -220,12 +220,12 @@ class TargetTask(keras.layers.Layer):
         wrong = tf.boolean_mask(labels, ~self.kind.label(labels))
         message = f'task "{self.name}": a label {self.kind.wrong}; correct the data, or remove the row'
         right = tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong])
-        with tf.control_dependencies([right] if right is not None else []):  # before anything is learned of them
-            labels = tf.identity(labels)
         if not self.built:
             self.build(query.shape, candidate.shape)
-        if training:
-            self._see(labels, sample_weight)
+        with tf.control_dependencies([right] if right is not None else []):  # before anything is learned of them
+            labels = tf.identity(labels)
+            if training:
+                self._see(labels, sample_weight)
         logits = self.logits(query, candidate, training)
         # Keras averages over the last axis, so it gets one of width 1: [batch, 1]
         losses = self._loss.call(labels[:, tf.newaxis], logits[:, tf.newaxis])  # [batch]

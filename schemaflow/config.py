@@ -21,6 +21,7 @@ from schemaflow.errors import ConfigError, suggest
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.schema.document import Document, Version, as_number, as_tuple, holds_mapping, parse, read
 from schemaflow.schema.options import Combiner
+from schemaflow.schema.parsed import Location
 from schemaflow.schema.schema import Schema
 
 __all__ = ["DATA_VARIABLE", "RunConfig"]
@@ -158,6 +159,17 @@ class TaskConfig(Document):
         return self
 
 
+_OF_RETRIEVAL = (
+    "logits_temperature",
+    "loss",
+    "num_hard_negatives",
+    "samplers",
+    "correction",
+    "mask_known_positives",
+)
+"""Keys of the towers that only the retrieval task reads."""
+
+
 class TowersConfig(Document):
     """Both towers; without one for items, the query tower's architecture again.
 
@@ -185,7 +197,28 @@ class TowersConfig(Document):
     samplers: Annotated[tuple[SamplerConfig, ...], BeforeValidator(as_tuple)] = ()
     correction: Literal["log_q", "exclude_positive"] | None = "log_q"
     mask_known_positives: StrictBool = False
-    prediction_tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(as_tuple)] = (TaskConfig(kind="retrieval"),)
+    prediction_tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
+        TaskConfig(kind="retrieval"),
+    )
+
+    @model_validator(mode="after")
+    def _tasks(self) -> Self:
+        tasks = [(task.kind, task.target) for task in self.prediction_tasks]
+        problems = []
+        for kind, target in dict.fromkeys(it for it in tasks if tasks.count(it) > 1):
+            once = "it once" if kind == "retrieval" or target else "a target for each"
+            problems.append(
+                f'"prediction_tasks" names {kind}{f" of {target}" if target else ""} twice; expected {once}'
+            )
+        if ("retrieval", None) not in tasks:
+            problems += [
+                f'"{key}" is of the retrieval task, which "prediction_tasks" lacks; add {{kind: retrieval}}, or leave it out'
+                for key in _OF_RETRIEVAL
+                if key in self.model_fields_set
+            ]
+        if problems:
+            raise ConfigError(*problems)
+        return self
 
 
 class EmbeddingConfig(Document):
@@ -265,7 +298,7 @@ class RunConfig(Document):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     _folder: Path = PrivateAttr(default=Path())
-    _named_at: tuple[str, ...] = PrivateAttr(default=())  # where the file names each feature
+    _places: Mapping[Location, str] = PrivateAttr(default_factory=dict)  # where the file names a feature
 
     @model_validator(mode="after")
     def _one_test(self) -> Self:
@@ -286,7 +319,9 @@ class RunConfig(Document):
         else:
             parsed = parse(text, cls, str(path))
             config = parsed.require(ConfigError)
-            config._named_at = tuple(parsed.where(("features", place)) for place, _ in enumerate(config.features or ()))
+            config._places = {
+                location: parsed.where(location) for location, _ in config._features() + config._targets()
+            }
         config._folder = Path(path).parent
         return config
 
@@ -295,25 +330,30 @@ class RunConfig(Document):
         """The schema's YAML file."""
         return self._folder / self.schema_path
 
+    def _features(self) -> list[tuple[Location, str]]:
+        return [(("features", place), name) for place, name in enumerate(self.features or ())]
+
+    def _targets(self) -> list[tuple[Location, str]]:
+        tasks = enumerate(self.towers.prediction_tasks)
+        return [(("towers", "prediction_tasks", place, "target"), it.target) for place, it in tasks if it.target]
+
     def select(self, schema: Schema) -> Schema:
         """Return the schema with the features that the run names; all of it, where it names none.
 
         Raises:
-            ConfigError: The schema has no feature of a name.
+            ConfigError: The schema has no feature of a name, or a task's target is left out.
         """
-        if self.features is None:
-            return schema
-        places = self._named_at or ("",) * len(self.features)
-        if unknown := [(at, name) for at, name in zip(places, self.features, strict=True) if name not in schema]:
-            names = schema.column_names
-            hints = (suggest(name, names) or f" (features: {', '.join(names)})" for _, name in unknown)
-            raise ConfigError(
-                *(
-                    f'{at}there is no feature "{name}" in {self.schema_file}{hint}'
-                    for (at, name), hint in zip(unknown, hints, strict=True)
-                )
-            )
-        return schema.select_by_name(self.features)
+        problems = []
+        for location, name in self._features() + self._targets():
+            at = self._places.get(location, "")
+            if name not in schema:
+                hint = suggest(name, schema.column_names) or f" (features: {', '.join(schema.column_names)})"
+                problems.append(f'{at}there is no feature "{name}" in {self.schema_file}{hint}')
+            elif self.features is not None and name not in self.features:
+                problems.append(f'{at}the target "{name}" is not among the "features" of the run; name it there too')
+        if problems:
+            raise ConfigError(*problems)
+        return schema if self.features is None else schema.select_by_name(self.features)
 
     def interactions_file(self, data: str | Path | None = None) -> Path:
         """Return the Parquet file or folder of the interactions, beside which all other tables are.

@@ -29,9 +29,9 @@ from schemaflow.registry import register
 from schemaflow.sampling import Sampler
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
-from schemaflow.schema.sides import sides_of
+from schemaflow.schema.sides import Sides, sides_of
 from schemaflow.schema.sources import TableLike
-from schemaflow.schema.tags import Tags, parse_tag
+from schemaflow.schema.tags import Tags, is_side, parse_tag
 from schemaflow.tasks import RetrievalTask, TargetTask, refuse_twins
 from schemaflow.towers import Tower, fresh_copy
 
@@ -136,11 +136,14 @@ class TwoTowerModel(keras.Model):
         self.retrieval: RetrievalTask | None = None
         schema = as_schema(schema)
         query_tower_tag, item_tower_tag = parse_tag(query_tower_tag), parse_tag(item_tower_tag)
+        _check_sides(query_tower_tag, item_tower_tag)
         sides = sides_of(schema, query_tower_tag, item_tower_tag)
         _check_layer("query_tower", query_tower)
         for argument, layer in (("item_tower", item_tower), ("post", post)):
             if layer is not None:
                 _check_layer(argument, layer)
+        if not isinstance(l2_normalize, bool):
+            raise ConfigError(f"l2_normalize is {l2_normalize!r}; expected True or False")
         if not isinstance(embedding_options, EmbeddingOptions):
             raise ConfigError(f"embedding_options is {embedding_options!r}; expected EmbeddingOptions(…)")
         self._arguments = {
@@ -179,7 +182,8 @@ class TwoTowerModel(keras.Model):
                 "loss and logits_temperature configure the default RetrievalTask; with prediction_tasks, set them in a RetrievalTask there"
             )
         else:
-            tasks = [prediction_tasks] if isinstance(prediction_tasks, Task) else list(prediction_tasks)
+            given: Any = prediction_tasks
+            tasks = list(given) if isinstance(given, (list, tuple)) else [given]
         self._add_tasks(tasks)
         if self.retrieval is None:
             _refuse_unused(samplers=samplers or None, known_positives=known_positives)
@@ -500,6 +504,7 @@ class TwoTowerModel(keras.Model):
 
         def encode(batch: Tensors) -> dict[str, Any]:
             rest = {name: value for name, value in batch.items() if name not in names}
+            _check_roles(self.sides, rest)
             return rest | encoders[0].encoded(batch) | encoders[1].encoded(batch)
 
         # autograph would wrap the errors
@@ -758,6 +763,32 @@ def _refuse_unused(**given: Any) -> None:
     ]
     if problems:
         raise ConfigError(*problems)
+
+
+def _check_roles(sides: Sides, batch: Tensors) -> None:
+    """Refuse in a dataset of the user's what is refused in a table."""
+    if sides.weight is not None and (weights := batch.get(sides.weight.name)) is not None:
+        fits = tf.math.is_finite(tf.cast(weights, tf.float32)) & (weights >= 0)
+        wrong = f'feature "{sides.weight.name}" is below 0 or not finite; a weight is 0 or more'
+        tf.debugging.Assert(tf.reduce_all(fits), [wrong])
+    if sides.explicit_negative is not None and (marks := batch.get(sides.explicit_negative.name)) is not None:
+        wrong = (
+            f'feature "{sides.explicit_negative.name}" is neither 0 nor 1; an explicit negative is 1, every other row 0'
+        )
+        tf.debugging.Assert(tf.reduce_all((marks == 0) | (marks == 1)), [wrong])
+
+
+def _check_sides(query: Tags | str, item: Tags | str) -> None:
+    for argument, tag in (("query_tower_tag", query), ("item_tower_tag", item)):
+        if not is_side(tag):
+            raise ConfigError(
+                f'{argument} is "{tag}"; expected a side: user, item, context, session or your own x-<name>'
+            )
+    if query == item:
+        raise ConfigError(
+            f'query_tower_tag and item_tower_tag are both "{query}"; expected two sides: where both towers read one'
+            " thing, name its features twice, as schemas/movielens_item_to_item.yaml does"
+        )
 
 
 def _check_layer(argument: str, layer: Any) -> None:

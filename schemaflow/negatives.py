@@ -154,14 +154,14 @@ def samplers_of(given: Any) -> list[Sampler]:
     return made or [InBatchSampler()]
 
 
-def _named(name: str) -> Sampler:
-    kind = lookup("sampler", name)
+def _named(name: str) -> Any:
+    sampler = lookup("sampler", name)
     try:
-        return kind()
-    except TypeError as error:
+        return sampler()
+    except TypeError:
         raise ConfigError(
-            f'samplers holds "{name}", which cannot be made from its name alone ({error}); pass {kind.__name__}(…)'
-        ) from error
+            f'samplers names "{name}", which does not go without arguments; pass a {sampler.__name__}(…)'
+        ) from None
 
 
 def correction_of(given: Any) -> str | StreamingFrequency | None:
@@ -170,7 +170,7 @@ def correction_of(given: Any) -> str | StreamingFrequency | None:
     Raises:
         ConfigError: There is none of that name.
     """
-    if given is None or isinstance(given, StreamingFrequency) or given in CORRECTIONS:
+    if given is None or isinstance(given, StreamingFrequency) or (isinstance(given, str) and given in CORRECTIONS):
         return given
     hint = suggest(given, CORRECTIONS) if isinstance(given, str) else ""
     raise ConfigError(

@@ -5,14 +5,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import schemaflow as sf
+from schemaflow.config import SamplerConfig, TaskConfig, TowersConfig
 from schemaflow.errors import ConfigError
+from schemaflow.negatives import CORRECTIONS
+from schemaflow.registry import names
+from schemaflow.workflows import train
 
 ROOT = Path(__file__).parent.parent
 RUN = """\
@@ -263,6 +267,138 @@ def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noq
     assert copied.item_tower.block.dimensions == [8]
 
 
+TRAINING = """\
+version: 1
+schema: data/schema.yaml
+features: [user_id, item_id, stars, liked]
+data: {folder: data}
+towers:
+  query: {dimensions: [4]}
+  logits_temperature: learned
+  loss: bpr-max
+  num_hard_negatives: 3
+  samplers:
+  - {kind: in-batch}
+  - {kind: cross-batch, capacity: 32}
+  - {kind: uniform, num_sampled: 4}
+  - {kind: popularity, num_sampled: 5}
+  correction: exclude_positive
+  mask_known_positives: true
+  prediction_tasks:
+  - {kind: retrieval, loss_weight: 2}
+  - {kind: regression, target: stars, loss_weight: 0.5, dimensions: [6]}
+  - {kind: binary-classification}
+epochs: 1
+batch_size: 256
+evaluation: {ks: [5]}
+"""
+
+
+@pytest.fixture
+def judged(workplace: Path) -> Path:
+    """The same with two targets, and a run that says everything about the training."""
+    events = workplace / "data" / "interactions.parquet"
+    table = pq.read_table(events)
+    stars = pa.array([1.0 + row % 5 for row in range(len(table))], pa.float32())
+    liked = pa.array([row % 2 for row in range(len(table))], pa.int8())
+    pq.write_table(table.append_column("stars", stars).append_column("liked", liked), events)
+    schema = workplace / "data" / "schema.yaml"
+    targets = "  stars: {dtype: float32, tags: [target, regression]}\n  liked: {dtype: int8, tags: [target, binary]}\n"
+    schema.write_text(schema.read_text(encoding="utf-8").rstrip() + "\n" + targets, encoding="utf-8")
+    (workplace / "all.run.yaml").write_text(TRAINING, encoding="utf-8")
+    return workplace
+
+
+def test_a_run_file_says_all_of_the_training(judged: Path) -> None:
+    run = train(sf.RunConfig.from_yaml(judged / "all.run.yaml"), out=judged / "bundle")
+    retrieval, stars, liked = run.model.tasks
+    assert (retrieval.loss, retrieval.temperature, retrieval.num_hard_negatives) == ("bpr-max", "learned", 3)
+    assert (retrieval.loss_weight, stars.loss_weight, liked.loss_weight) == (2.0, 0.5, 1.0)
+    assert (type(stars), stars.target, stars.block.dimensions) == (sf.RegressionTask, "stars", [6])
+    assert (type(liked), liked.target, liked.block) == (sf.BinaryClassificationTask, "liked", None)
+    in_batch, cached, uniform, popular = run.model.negatives.samplers
+    assert type(in_batch) is sf.InBatchSampler
+    assert (type(cached), cached.capacity) == (sf.CachedCrossBatchSampler, 32)
+    assert (type(uniform), uniform.num_sampled) == (sf.UniformSampler, 4)
+    assert (type(popular), popular.num_sampled) == (sf.PopularityBasedSampler, 5)
+    assert run.model.negatives.excludes_positive
+    events = pq.read_table(judged / "data" / "interactions.parquet").num_rows
+    assert 0 < run.model.known_positives.pairs <= round(0.8 * events)  # of the training part alone
+    assert run.model.catalogue.size == 30
+    assert run.recommender is not None
+    assert len(run.recommender.recommend({"user_id": ["u00003"]}, k=4).identifiers[0]) == 4
+
+
+def test_the_names_in_a_run_file_are_those_of_the_registry() -> None:
+    def said(model: Any, key: str) -> list[str]:
+        return sorted(get_args(model.model_fields[key].annotation))
+
+    for model, key, kind in [
+        (SamplerConfig, "kind", "sampler"),
+        (TaskConfig, "kind", "task"),
+        (TowersConfig, "loss", "loss"),
+    ]:
+        assert said(model, key) == names(kind)
+    optional, _ = get_args(TowersConfig.model_fields["correction"].annotation)
+    assert get_args(optional) == CORRECTIONS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "problem"),
+    [
+        ("loss: bpr-max", "loss: bprr", "8:3", '"loss" in "towers": expected .*; did you mean "bpr"\\?'),
+        ("temperature: learned", "temperature: learnt", "7:3", "expected a number above 0 or \"learned\", received 'learnt'"),
+        ("negatives: 3", "negatives: 0", "9:3", '"num_hard_negatives" in "towers": expected greater than or equal to 1'),
+        ("correction: exclude_positive", "correction: logq", "15:3", 'did you mean "log_q"'),
+        ("positives: true", "positives: history", "16:3", "expected boolean, received \"history\""),
+        ("{kind: in-batch}", "in-batch", "11:5", 'expected keys and values, received "in-batch"'),
+        ("{kind: in-batch}", "{kind: in-bach}", "11:6", 'did you mean "in-batch"'),
+        (", capacity: 32", "", "12:5", 'the sampler "cross-batch" needs "capacity"'),
+        ("uniform, num_sampled: 4", "uniform, num_sampled: 4, capacity: 4", "13:5", 'the sampler "uniform" has no "capacity"'),
+        ("uniform, num_sampled: 4", "uniform, seed: 1", "13:21", 'unknown key "seed" in "towers.samplers"; known: kind, capacity, num_sampled'),
+        ("retrieval, loss_weight: 2", "retrieval, target: stars", "18:5", 'the task "retrieval" has no "target" and no "dimensions"'),
+        ("regression, target", "regresion, target", "19:6", 'did you mean "regression"'),
+        ("loss_weight: 0.5", "loss_weight: -1", "19:39", '"loss_weight" in "towers.prediction_tasks": expected greater than or equal to 0'),
+        ("[6]", "[]", "19:57", '"dimensions" in "towers.prediction_tasks": expected at least 1 item'),
+        ("kind: binary-classification", "kind: retrieval", "5:1", '"prediction_tasks" names retrieval twice; expected it once'),
+        ("kind: binary-classification", "kind: regression, target: stars", "5:1", '"prediction_tasks" names regression of stars twice'),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_training_is_one_line(tmp_path: Path, old: str, new: str, where: str, problem: str) -> None:
+    assert TRAINING.count(old) == 1
+    file = tmp_path / "it.run.yaml"
+    file.write_text(TRAINING.replace(old, new), encoding="utf-8")
+    with pytest.raises(ConfigError, match=problem) as raised:
+        sf.RunConfig.from_yaml(file)
+    assert len(raised.value.problems) == 1
+    assert str(raised.value).startswith(f"{file}:{where}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_what_only_retrieval_reads_is_not_said_without_it(tmp_path: Path) -> None:
+    file = tmp_path / "it.run.yaml"
+    file.write_text(TRAINING.replace("  - {kind: retrieval, loss_weight: 2}\n", ""), encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        sf.RunConfig.from_yaml(file)
+    keys = ("logits_temperature", "loss", "num_hard_negatives", "samplers", "correction", "mask_known_positives")
+    assert [problem.split('"')[1] for problem in raised.value.problems] == list(keys)
+    assert all("add {kind: retrieval}, or leave it out" in problem for problem in raised.value.problems)
+
+
+def test_targets_are_looked_for_where_the_run_names_them(judged: Path) -> None:
+    file = judged / "all.run.yaml"
+    schema = sf.Schema.from_yaml(judged / "data" / "schema.yaml")
+    for old, new, problem in [
+        ("target: stars", "target: star", f'{file}:19:24: there is no feature "star" in '),
+        (", stars, liked]", ", liked]", f'{file}:19:24: the target "stars" is not among the "features" of the run'),
+    ]:
+        file.write_text(TRAINING.replace(old, new), encoding="utf-8")
+        with pytest.raises(ConfigError) as raised:
+            sf.RunConfig.from_yaml(file).select(schema)
+        assert str(raised.value).startswith(problem)
+        assert len(raised.value.problems) == 1
+
+
 def test_a_split_by_time_needs_every_time(workplace: Path) -> None:
     events = workplace / "data" / "interactions.parquet"
     table = pq.read_table(events)
@@ -339,8 +475,6 @@ def test_mistakes_in_a_run_file_are_one_line(
         assert old in text
         text = text.replace(old, new)
     (workplace / "shop.run.yaml").write_text(text, encoding="utf-8")
-    from schemaflow.workflows import train
-
     monkeypatch.chdir(workplace)
     monkeypatch.delenv("SCHEMAFLOW_DATA", raising=False)
     with pytest.raises(sf.SchemaFlowError) as caught:

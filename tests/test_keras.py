@@ -278,7 +278,7 @@ def test_a_number_as_it_stands_is_finite_in_bfloat16_and_refused_in_float16() ->
     assert np.isfinite(kept.candidate_embeddings(PRICES)).all()
     refused = make(prices(), dtype="mixed_float16")
     for use in (refused.fit, refused.predict):
-        with pytest.raises(tf.errors.InvalidArgumentError, match='feature "price" is beyond what float16 holds, 65504'):
+        with pytest.raises(sf.SchemaFlowError, match=r'^feature "price" is beyond what float16 holds'):
             use(PRICES, verbose=0)
     assert all(np.isfinite(it).all() for it in refused.get_weights())
 

@@ -1,6 +1,7 @@
 """Encoded tables as `tf.data`: batches of feature dicts, shuffled, lists ragged."""
 
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from schemaflow.data.encode import Columns, Lists, concatenate, encoded_dtype, take
 from schemaflow.data.join import Joined, join
-from schemaflow.errors import ConfigError, SchemaFlowError
+from schemaflow.errors import ConfigError, DataError, SchemaFlowError
 from schemaflow.schema.feature import encoded_name
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sources import Place, TableLike
@@ -21,6 +22,9 @@ __all__ = ["data_errors", "read_parquet"]
 
 _raised: list[SchemaFlowError] = []
 """What the generators raised: TensorFlow passes on only a text, inside an error of its own."""
+
+NAMED = re.compile(r'\b(feature|task) "[^\n\]]+')
+"""What a check in the graph says, in the text of TensorFlow's error."""
 
 SHUFFLE_ROWS = 1_000_000
 """Row groups are read in random order and mixed until this many rows are in memory."""
@@ -103,14 +107,16 @@ def data_errors() -> Iterator[None]:
     """Raise a dataset's own error where TensorFlow raises one about it.
 
     Raises:
-        DataError: A row that was read inside does not fit its feature.
+        DataError: A row that was read inside does not fit its feature, or a check in the graph says so.
     """
     _raised.clear()
     try:
         yield
-    except tf.errors.OpError:
+    except tf.errors.OpError as error:
         if _raised:
             raise _raised[-1] from None
+        if named := NAMED.search(error.message.replace("\\", "")):
+            raise DataError(named[0]) from None
         raise
 
 

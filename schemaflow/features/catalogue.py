@@ -53,6 +53,7 @@ class ItemCatalogue(keras.layers.Layer):
             self._values[name] = self._kept(f"{name}_values", shape, size["dtype"])
             if "values" in size:
                 self._splits[name] = self._kept(f"{name}_splits", (self.size + 1,), "int64")
+        self.supports_jit = not self._splits  # XLA gathers no lists
         self._rows, self._rank, self._at_rank = (
             self._kept(name, (self.size,), "int64") for name in ("rows", "rank", "at_rank")
         )

@@ -1,6 +1,7 @@
 """What a query's user is known to have chosen: items that must not be negatives of that query."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from schemaflow.data.encode import Array, Lists
 from schemaflow.data.join import read_table
-from schemaflow.errors import ConfigError
+from schemaflow.errors import ConfigError, suggest
 from schemaflow.registry import register
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
@@ -111,9 +112,17 @@ def history_named(name: Any, sides: Sides) -> Feature | None:
     """Return the list feature of that name which holds the query's items, or None if it names no feature of the query.
 
     Raises:
-        ConfigError: It names a feature that does not hold items.
+        ConfigError: It names a feature that does not hold items, or neither a feature nor a file.
     """
+    if not isinstance(name, str):
+        return None
     found = next((it for it in sides.query if it.name == name), None)
+    if found is None and not Path(name).exists():
+        lists = [it.name for it in sides.query if it.list is not None and it.table == sides.item_id.table]
+        raise ConfigError(
+            f'known_positives is "{name}": there is no such file, and no such list of items in the query'
+            + (suggest(name, lists) or f" (lists of items: {', '.join(lists) or 'none'})")
+        )
     if found is not None and (found.list is None or found.table != sides.item_id.table):
         raise ConfigError(
             f'known_positives names "{name}", which is no list of the domain "{sides.item_id.table}"; name a list feature'

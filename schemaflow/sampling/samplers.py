@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol
 
 import keras
@@ -219,6 +220,8 @@ class _CatalogueSampler(Sampler):
     def __init__(self, num_sampled: int = 100, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_sampled = _at_least_one("num_sampled", num_sampled)
+        if not (seed is None or type(seed) is int):
+            raise ConfigError(f"seed is {seed!r}; expected an integer, or None for a random one")
         self.seed = seed
         self._generator = keras.random.SeedGenerator(None if seed is None else seed + self._salt)
         self.built = True
@@ -324,6 +327,6 @@ class PopularityBasedSampler(_CatalogueSampler):
 
 
 def _at_least_one(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} is {value!r}; expected an integer of at least 1")
-    return value
+    return int(value)

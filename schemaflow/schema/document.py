@@ -186,8 +186,8 @@ def _keys_at(annotation: Any, location: Sequence[str | int]) -> list[str]:
     if origin in (Union, types.UnionType):
         found = [keys for option in get_args(annotation) if (keys := _keys_at(option, location))]
         return found[0] if found else []
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return _keys_at(get_args(annotation)[1], location[1:]) if location else []
+    if origin is not None and isinstance(origin, type) and issubclass(origin, (Mapping, tuple)):
+        return _keys_at(get_args(annotation)[0 if origin is tuple else 1], location[1:]) if location else []
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         fields = annotation.model_fields
         if not location:

@@ -99,7 +99,8 @@ def towers_of(
                 f"no feature is tagged {tag}, so the {tower} tower has no input; tag at least one categorical or continuous feature {tag}",
             )
             for tag, tower, features in ((query_tag, "query", query), (item_tag, "item", item))
-            if not features
+            # context and session alone can be a query, but not that of a side of one's own, whose name may be misspelt
+            if not features or (OWN.fullmatch(tag) and not any(it.has(tag) for it in features))
         ]
         if item and not ids:
             problems.append(

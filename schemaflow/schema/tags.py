@@ -81,6 +81,8 @@ def parse_tag(word: str) -> Tags | str:
         >>> parse_tag("USER"), parse_tag("x-seed")
         (<Tags.USER: 'user'>, 'x-seed')
     """
+    if not isinstance(word, str):
+        raise SchemaError(f'the tag is {word!r}; expected one of Tags, or a word such as "user"')
     lower = word.lower()
     if OWN.fullmatch(lower):
         return lower

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import keras
@@ -87,7 +88,7 @@ class RetrievalTask(keras.layers.Layer):
         self._loss: Loss = as_loss(loss)
         self._factorized_metrics = _metrics("metrics", metrics, FactorizedTopK)
         self.batch_metrics = _metrics("batch_metrics", batch_metrics, keras.metrics.Metric)
-        self.temperature = temperature
+        self.temperature = temperature if learned or temperature is None else float(temperature)
         self.num_hard_negatives = num_hard_negatives
         self.loss_weight = check_loss_weight(loss_weight)
         self.metrics_in_training = metrics_in_training
@@ -197,7 +198,7 @@ class RetrievalTask(keras.layers.Layer):
     def _temperature(self) -> float | tf.Tensor:
         if self.log_temperature is not None:
             return tf.exp(tf.convert_to_tensor(self.log_temperature))
-        return 1.0 if self.temperature is None else float(self.temperature)
+        return 1.0 if self.temperature is None else self.temperature
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
@@ -223,7 +224,7 @@ class RetrievalTask(keras.layers.Layer):
 
 
 def _is_positive(number: Any) -> bool:
-    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < math.inf
+    return isinstance(number, Real) and not isinstance(number, bool) and 0 < float(number) < math.inf
 
 
 def _metrics(argument: str, given: Any, kind: type[Any]) -> list[Any]:

@@ -94,6 +94,8 @@ class TargetTask(keras.layers.Layer):
             raise ConfigError(f"block is {block!r}; expected a Keras layer, such as MLPBlock([64])")
         if metrics is not None and not all(isinstance(it, keras.metrics.Metric) for it in metrics):
             raise ConfigError(f"metrics are {metrics!r}; expected a list of Keras metrics")
+        if not (target is None or isinstance(target, str)):
+            raise ConfigError(f"target is {target!r}; expected the name of a feature")
         names = ["loss", *(it.name for it in metrics or ())]
         if len(set(names)) < len(names):
             raise ConfigError(
@@ -217,11 +219,13 @@ class TargetTask(keras.layers.Layer):
         labels = tf.cast(labels, tf.float32)
         wrong = tf.boolean_mask(labels, ~self.kind.label(labels))
         message = f'task "{self.name}": a label {self.kind.wrong}; correct the data, or remove the row'
-        tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong])
+        right = tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong])
         if not self.built:
             self.build(query.shape, candidate.shape)
-        if training:
-            self._see(labels, sample_weight)
+        with tf.control_dependencies([right] if right is not None else []):  # before anything is learned of them
+            labels = tf.identity(labels)
+            if training:
+                self._see(labels, sample_weight)
         logits = self.logits(query, candidate, training)
         # Keras averages over the last axis, so it gets one of width 1: [batch, 1]
         losses = self._loss.call(labels[:, tf.newaxis], logits[:, tf.newaxis])  # [batch]

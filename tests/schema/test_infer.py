@@ -358,6 +358,15 @@ def test_ids_without_telling_names_are_found_by_the_tables_they_are_keys_of(tmp_
     assert "# To train, say so in a run file: data: {interactions: log.parquet}" in draft(folder).text
 
 
+def test_a_table_whose_id_has_another_name_is_told_to_name_its_column(tmp_path: Path) -> None:
+    events = {"user_id": [f"u{it % 9}" for it in range(60)], "item_id": [f"i{it % 20}" for it in range(60)]}
+    folder = write(tmp_path, interactions=events, items={"product_id": [f"i{it}" for it in range(20)]})
+    expected = (
+        "its product_id is named item_id in interactions.parquet: give its table {key: item_id, column: product_id}"
+    )
+    assert expected in draft(folder).text
+
+
 def test_a_side_table_is_left_out_where_it_would_not_join(tmp_path: Path) -> None:
     table = interactions()
     repeated = {"item_id": [*range(1, ITEMS + 1), 1], "shelf": [it % 9 for it in range(ITEMS + 1)]}

@@ -183,7 +183,8 @@ def _side_of(table: Table, roles: Roles) -> tuple[Tags | None, str]:
     for column, profile in table.columns.items():
         hints = Hints(column)
         if hints.is_id and hints.side in roles.ids and profile.is_key:
-            return None, f"its {column} is named {roles.ids[hints.side]} in {others}: give both columns one name"
+            key = roles.ids[hints.side]
+            return None, f"its {column} is named {key} in {others}: give its table {{key: {key}, column: {column}}}"
     return None, f"has no id column in common with {others}"
 
 

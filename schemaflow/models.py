@@ -1,7 +1,6 @@
 """The two-tower model: a schema and a block in, a Keras model out."""
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,15 @@ from schemaflow.features.known import KnownPositives, history_named, read_known_
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
 from schemaflow.growth import Held, carry_over, keep_frozen, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce
+from schemaflow.inputs import Epochs, Inputs, refuse_arguments
 from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
 from schemaflow.negatives import Negatives, correction_of, samplers_of
 from schemaflow.registry import register
 from schemaflow.sampling import Sampler
-from schemaflow.schema.feature import Feature, encoded_name
+from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
-from schemaflow.schema.sides import Sides, sides_of
+from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import TableLike
 from schemaflow.schema.tags import Tags, is_side, parse_tag
 from schemaflow.tasks import RetrievalTask, TargetTask, refuse_twins
@@ -45,9 +45,6 @@ L2_TEMPERATURE = 0.07
 
 EMBED_ROWS = 4096
 """Rows that become vectors at a time."""
-
-BATCH_SIZE = 1024
-"""Rows a batch where none is asked for: each is a negative of the others, so more than Keras's 32."""
 
 
 @register("model", "two-tower")
@@ -213,6 +210,8 @@ class TwoTowerModel(keras.Model):
         probe = tf.zeros((2, self.query_tower.dim))
         for task, _ in self._predicted:
             task(probe, probe)
+        encoders = (self.query_tower.encoder, self.item_tower.encoder)
+        self._inputs = Inputs(self.schema, self.sides, [target for _, target in self._predicted], encoders)
 
     def _add_negatives(self, samplers: list[Sampler], correction: Any, candidates: Any, known_positives: Any) -> None:
         """Take what the retrieval task is trained against."""
@@ -261,10 +260,11 @@ class TwoTowerModel(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
         """Return the tasks' losses by their weights, and the regularization's."""
-        weights = self._weights(x, sample_weight)
+        weights = self._inputs.weights(x, sample_weight)
         pair = y_pred["query"], y_pred["candidate"]
         losses = [
-            task.loss_weight * task.compute(self._column(target, x), *pair, sample_weight=weights, training=training)
+            task.loss_weight
+            * task.compute(self._inputs.column(target, x), *pair, sample_weight=weights, training=training)
             for task, target in self._predicted
         ]
         # taken before the item tower sees other items, for Keras forgets them then
@@ -295,7 +295,7 @@ class TwoTowerModel(keras.Model):
             candidate, ids, embed, known=self._known(x), training=training
         )
         if self.sides.explicit_negative is not None:  # its item is a candidate, but it has no positive of its own
-            positive = tf.cast(self._column(self.sides.explicit_negative, x) == 0, tf.float32)
+            positive = tf.cast(self._inputs.column(self.sides.explicit_negative, x) == 0, tf.float32)
             weights = positive if weights is None else weights * positive
         return task(
             query,
@@ -317,22 +317,6 @@ class TwoTowerModel(keras.Model):
         if self.known_positives is None:
             return None
         return self.known_positives(self.query_tower.encoder.rows(user_id(self.sides).name, x))
-
-    def _weights(self, x: Tensors, given: tf.Tensor | None) -> tf.Tensor | None:
-        """Return each row's weight in the loss, [batch]: that of the schema's feature, times what Keras was given."""
-        if self.sides.weight is None:
-            return given
-        weights = tf.cast(self._column(self.sides.weight, x), tf.float32)
-        return weights if given is None else weights * tf.cast(given, tf.float32)
-
-    def _column(self, feature: Feature, x: Tensors) -> tf.Tensor:
-        """Return the values of a feature that is kept out of the towers, [batch]."""
-        key = next((it for it in (encoded_name(feature.name), feature.name) if it in x), None)
-        if key is None:
-            raise ConfigError(
-                f'feature "{feature.name}" is missing from the dataset, and the loss needs it: a target, a weight or a mark of negatives'
-            )
-        return x[key]
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Set the optimizer, and Keras's other options.
@@ -398,14 +382,14 @@ class TwoTowerModel(keras.Model):
             ConfigError: `y` is given, or weights or a split that Keras can make of arrays alone.
             DataError: A table is not readable, lacks a column, or holds what does not fit its feature.
         """
-        _refuse(kwargs | {"y": y, "validation_split": kwargs.get("validation_split") or None})
-        epochs = _Epochs(self)
-        train = self._dataset(x, batch_size, tables, seed=(lambda: epochs.seed) if shuffle else None)
+        refuse_arguments(kwargs | {"y": y, "validation_split": kwargs.get("validation_split") or None})
+        epochs = Epochs(self._prepare_epoch)
+        train = self._inputs.dataset(x, batch_size, tables, seed=(lambda: epochs.seed) if shuffle else None)
         if isinstance(validation_data, tf.data.Dataset):
-            validation_data = self._dataset(validation_data, None, None)
+            validation_data = self._inputs.dataset(validation_data)
         elif validation_data is not None:
             rows = kwargs.pop("validation_batch_size", None) or batch_size
-            validation_data = self._dataset(validation_data, rows, tables)
+            validation_data = self._inputs.dataset(validation_data, rows, tables)
         # the dataset shuffles itself: Keras would warn that it cannot
         with data_errors():
             return super().fit(
@@ -416,8 +400,8 @@ class TwoTowerModel(keras.Model):
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any
     ) -> Any:
         """Return the loss, and what the tasks' metrics say. More about ranks says `schemaflow.evaluate`."""
-        _refuse(kwargs | {"y": y})
-        dataset = self._dataset(x, batch_size, tables)
+        refuse_arguments(kwargs | {"y": y})
+        dataset = self._inputs.dataset(x, batch_size, tables)
         with data_errors(), self._ranking():
             return super().evaluate(dataset, **kwargs)
 
@@ -443,6 +427,10 @@ class TwoTowerModel(keras.Model):
         finally:
             self._ranks = False
 
+    def _prepare_epoch(self) -> None:
+        if self.retrieval is not None and self.retrieval.metrics_in_training:
+            self.encode_candidates()
+
     def encode_candidates(self) -> None:
         """Give the metrics that rank the whole catalogue its vectors, as they are now."""
         waiting = (
@@ -458,57 +446,9 @@ class TwoTowerModel(keras.Model):
 
     def predict(self, x: Any, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any) -> dict[str, Array]:
         """Return `query`, `candidate` and `score` of each row, and what each task predicts, by its name."""
-        dataset = self._dataset(x, batch_size, tables, weighted=False)
+        dataset = self._inputs.dataset(x, batch_size, tables, judged=False)
         with data_errors():
             return super().predict(dataset, **kwargs)
-
-    def _dataset(
-        self, x: Any, batch_size: int | None, tables: Any, seed: Callable[[], int] | None = None, weighted: bool = True
-    ) -> Any:
-        if isinstance(x, tf.data.Dataset):
-            if batch_size is not None or tables is not None:
-                raise ConfigError(
-                    "batch_size and tables are for paths and tables; a dataset is batched and joined already"
-                )
-            return self._encoded(x)
-        names = [feature.name for feature in (*self.sides.query, *self.sides.item)]
-        if weighted:
-            beside = [self.sides.weight, self.sides.explicit_negative, *(target for _, target in self._predicted)]
-            names += [feature.name for feature in beside if feature is not None]
-        return read_parquet(
-            x,
-            self.schema,
-            batch_size=BATCH_SIZE if batch_size is None else batch_size,
-            shuffle=seed is not None,
-            seed=seed,
-            tables=tables,
-            features=names,
-        )
-
-    def _encoded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Return a dataset of the user's whose raw features are encoded in the input pipeline, as those of a table are.
-
-        Raises:
-            ConfigError: Its elements are no dicts of features.
-        """
-        spec = dataset.element_spec
-        if not isinstance(spec, Mapping):
-            raise ConfigError(
-                f"the dataset's elements are {type(spec).__name__}s; expected dicts of features: targets and weights are"
-                " features of the schema, and each element holds a batch"
-            )
-        encoders = (self.query_tower.encoder, self.item_tower.encoder)
-        names = {feature.name for encoder in encoders for feature in encoder.features}
-        if not names & set(spec):
-            return dataset
-
-        def encode(batch: Tensors) -> dict[str, Any]:
-            rest = {name: value for name, value in batch.items() if name not in names}
-            _check_roles(self.sides, rest)
-            return rest | encoders[0].encoded(batch) | encoders[1].encoded(batch)
-
-        # autograph would wrap the errors
-        return dataset.map(tf.autograph.experimental.do_not_convert(encode), num_parallel_calls=tf.data.AUTOTUNE)
 
     # -- vectors and recommendations ------------------------------------------------------------------------------
 
@@ -713,49 +653,6 @@ class TwoTowerModel(keras.Model):
         }
 
 
-class _Epochs(keras.callbacks.Callback):
-    """What is made anew before each epoch: the vectors of metrics that are wanted in training, and the seed of its order.
-
-    The seed is a random one, moved by the steps made before. Keras seeds Python's generator too, so `set_random_seed`
-    fixes it; the steps are saved with the optimizer, so that training that is taken up again goes on in the order it
-    would have had. They are read before the epoch: inside, the first batch may be asked for before or after the first
-    step is counted.
-    """
-
-    def __init__(self, trained: TwoTowerModel) -> None:
-        super().__init__()
-        self.trained = trained
-        self.first = self.seed = random.getrandbits(62)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.seed = self.first + int(self.trained.optimizer.iterations)
-        if self.trained.retrieval is not None and self.trained.retrieval.metrics_in_training:
-            self.trained.encode_candidates()
-
-    def beside(self, callbacks: Any) -> Any:
-        """Return what Keras takes as callbacks, with this one."""
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(self)
-            return callbacks
-        return [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []), self]
-
-
-_REFUSED = {
-    "y": "positives and targets are columns of x, by the schema's tags: leave y out",
-    "sample_weight": "a row's weight is a column of x: give its feature the tag weight",
-    "class_weight": "there are no classes: give a feature of x the tag weight",
-    "validation_split": "the last rows of a table are no fair sample of it: pass validation_data=…",
-}
-"""Arguments of Keras that a table by the schema replaces, and by what."""
-
-
-def _refuse(given: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where such an argument is given."""
-    problems = [f"{name}=…: {instead}" for name, instead in _REFUSED.items() if given.get(name) is not None]
-    if problems:
-        raise ConfigError(*problems)
-
-
 def _refuse_unused(**given: Any) -> None:
     """Raise `ConfigError` where an argument is given that only retrieval would use."""
     problems = [
@@ -763,19 +660,6 @@ def _refuse_unused(**given: Any) -> None:
     ]
     if problems:
         raise ConfigError(*problems)
-
-
-def _check_roles(sides: Sides, batch: Tensors) -> None:
-    """Refuse in a dataset of the user's what is refused in a table."""
-    if sides.weight is not None and (weights := batch.get(sides.weight.name)) is not None:
-        fits = tf.math.is_finite(tf.cast(weights, tf.float32)) & (weights >= 0)
-        wrong = f'feature "{sides.weight.name}" is below 0 or not finite; a weight is 0 or more'
-        tf.debugging.Assert(tf.reduce_all(fits), [wrong])
-    if sides.explicit_negative is not None and (marks := batch.get(sides.explicit_negative.name)) is not None:
-        wrong = (
-            f'feature "{sides.explicit_negative.name}" is neither 0 nor 1; an explicit negative is 1, every other row 0'
-        )
-        tf.debugging.Assert(tf.reduce_all((marks == 0) | (marks == 1)), [wrong])
 
 
 def _check_sides(query: Tags | str, item: Tags | str) -> None:

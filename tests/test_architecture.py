@@ -18,7 +18,7 @@ FLOORS = (
     {"schema", "logits", "metrics"},
     {"data", "datasets", "layers", "losses", "sampling", "index"},
     {"features"},
-    {"negatives", "tasks", "towers"},
+    {"inputs", "negatives", "tasks", "towers"},
     {"evaluation", "export", "growth"},
     {"models"},
     {"config"},
@@ -32,11 +32,13 @@ HOMES = {
     "pydantic_core": {"schema.document"},
     "pyarrow": {"schema", "data", "datasets", "evaluation", "workflows"},
     "keras": {
-        "features", "layers", "losses", "sampling", "index", "negatives", "towers", "tasks", "models", "export", "growth",
+        "features", "layers", "losses", "sampling", "index", "inputs", "negatives", "towers", "tasks", "models", "export",
+        "growth",
         "workflows", "cli",
     },
     "tensorflow": {
-        "logits", "data", "features", "layers", "losses", "sampling", "index", "negatives", "towers", "tasks",
+        "logits", "data", "features", "layers", "losses", "sampling", "index", "inputs", "negatives", "towers",
+        "tasks",
         "evaluation", "export", "models", "cli",
     },
     "numpy": {

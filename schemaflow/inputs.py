@@ -1,0 +1,178 @@
+"""What `fit`, `evaluate` and `predict` take, as batches of encoded features; and what the loss reads beside the towers."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from schemaflow.data.dataset import read_parquet
+from schemaflow.errors import ConfigError
+from schemaflow.features.encoders import FeatureEncoder
+from schemaflow.features.kinds import Tensors
+from schemaflow.schema.feature import Feature, encoded_name
+from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import Sides
+
+__all__ = ["BATCH_SIZE", "Epochs", "Inputs", "refuse_arguments"]
+
+BATCH_SIZE = 1024
+"""Rows a batch where none is asked for: each is a negative of the others, so more than Keras's 32."""
+
+_REPLACED = {
+    "y": "positives and targets are columns of x, by the schema's tags: leave y out",
+    "sample_weight": "a row's weight is a column of x: give its feature the tag weight",
+    "class_weight": "there are no classes: give a feature of x the tag weight",
+    "validation_split": "the last rows of a table are no fair sample of it: pass validation_data=…",
+}
+"""Arguments of Keras that a table by the schema replaces, and by what."""
+
+
+def refuse_arguments(given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where an argument of Keras is given that the schema replaces."""
+    problems = [f"{name}=…: {instead}" for name, instead in _REPLACED.items() if given.get(name) is not None]
+    if problems:
+        raise ConfigError(*problems)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tables and datasets as a model's input.
+
+    Args:
+        schema: Knows the features.
+        sides: The towers' features, the weight and the mark of explicit negatives.
+        targets: What the tasks predict.
+        encoders: Of the query tower and the item tower.
+    """
+
+    schema: Schema
+    sides: Sides
+    targets: Sequence[Feature]
+    encoders: tuple[FeatureEncoder, FeatureEncoder]
+
+    def dataset(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        tables: str | Path | None = None,
+        seed: Callable[[], int] | None = None,
+        judged: bool = True,
+    ) -> tf.data.Dataset:
+        """Return batches of encoded features.
+
+        Args:
+            x: A table, the path of one, or a dataset of feature dicts.
+            batch_size: Rows a batch; `BATCH_SIZE` if None.
+            tables: The folder of the side tables, where it is not that of `x`.
+            seed: Gives the seed of each epoch's order; the order is that of `x` if None.
+            judged: Whether a loss is to be computed, which needs more columns than the towers.
+
+        Raises:
+            ConfigError: `x` is a dataset and more is given, or its elements are no dicts.
+            DataError: A table is not readable or lacks a column.
+        """
+        if isinstance(x, tf.data.Dataset):
+            if batch_size is not None or tables is not None:
+                raise ConfigError(
+                    "batch_size and tables are for paths and tables; a dataset is batched and joined already"
+                )
+            return self._encoded(x)
+        features = [*self.sides.query, *self.sides.item]
+        if judged:
+            beside = (self.sides.weight, self.sides.explicit_negative, *self.targets)
+            features += [feature for feature in beside if feature is not None]
+        return read_parquet(
+            x,
+            self.schema,
+            batch_size=BATCH_SIZE if batch_size is None else batch_size,
+            shuffle=seed is not None,
+            seed=seed,
+            tables=tables,
+            features=[feature.name for feature in features],
+        )
+
+    def _encoded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Return a dataset of the user's whose raw features are encoded in the input pipeline, as those of a table are."""
+        spec = dataset.element_spec
+        if not isinstance(spec, Mapping):
+            raise ConfigError(
+                f"the dataset's elements are {type(spec).__name__}s; expected dicts of features: targets and weights are"
+                " features of the schema, and each element holds a batch"
+            )
+        names = {feature.name for encoder in self.encoders for feature in encoder.features}
+        if not names & set(spec):
+            return dataset
+
+        def encode(batch: Tensors) -> dict[str, Any]:
+            rest = {name: value for name, value in batch.items() if name not in names}
+            self._check_roles(rest)
+            query, item = self.encoders
+            return rest | query.encoded(batch) | item.encoded(batch)
+
+        # autograph would wrap the errors
+        return dataset.map(tf.autograph.experimental.do_not_convert(encode), num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _check_roles(self, batch: Tensors) -> None:
+        """Refuse in a dataset of the user's what is refused in a table."""
+        weight, mark = self.sides.weight, self.sides.explicit_negative
+        if weight is not None and (weights := batch.get(weight.name)) is not None:
+            fits = tf.math.is_finite(tf.cast(weights, tf.float32)) & (weights >= 0)
+            wrong = f'feature "{weight.name}" is below 0 or not finite; a weight is 0 or more'
+            tf.debugging.Assert(tf.reduce_all(fits), [wrong])
+        if mark is not None and (marks := batch.get(mark.name)) is not None:
+            wrong = f'feature "{mark.name}" is neither 0 nor 1; an explicit negative is 1, every other row 0'
+            tf.debugging.Assert(tf.reduce_all((marks == 0) | (marks == 1)), [wrong])
+
+    def column(self, feature: Feature, x: Tensors) -> tf.Tensor:
+        """Return the values of a feature that is kept out of the towers, [batch].
+
+        Raises:
+            ConfigError: It is not there.
+        """
+        key = next((it for it in (encoded_name(feature.name), feature.name) if it in x), None)
+        if key is None:
+            raise ConfigError(
+                f'feature "{feature.name}" is missing from the dataset, and the loss needs it: a target, a weight or a mark of negatives'
+            )
+        return x[key]
+
+    def weights(self, x: Tensors, given: tf.Tensor | None) -> tf.Tensor | None:
+        """Return each row's weight in the loss, [batch]: that of the schema's feature, times what Keras was given."""
+        if self.sides.weight is None:
+            return given
+        weights = tf.cast(self.column(self.sides.weight, x), tf.float32)
+        return weights if given is None else weights * tf.cast(given, tf.float32)
+
+
+class Epochs(keras.callbacks.Callback):
+    """What is made anew before each epoch: the seed of its order, and what the model prepares.
+
+    The seed is a random one, moved by the steps made before. Keras seeds Python's generator too, so `set_random_seed`
+    fixes it; the steps are saved with the optimizer, so that training that is taken up again goes on in the order it
+    would have had. They are read before the epoch: inside, the first batch may be asked for before or after the first
+    step is counted.
+
+    Args:
+        prepare: Called before each epoch.
+    """
+
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.first = self.seed = random.getrandbits(62)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Take the epoch's seed."""
+        self.seed = self.first + int(self.model.optimizer.iterations)
+        self.prepare()
+
+    def beside(self, callbacks: Any) -> Any:
+        """Return what Keras takes as callbacks, with this one."""
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(self)
+            return callbacks
+        return [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []), self]

@@ -207,6 +207,8 @@ class TwoTowerModel(keras.Model):
         self.retrieval = retrieval[0] if retrieval else None
         self._predicted = [(task, task.bind(self.schema)) for task in tasks if isinstance(task, TargetTask)]
         refuse_twins([task for task, _ in self._predicted])
+        both = self.retrieval is not None and self._predicted  # else the loss is the one task's
+        self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if both else None
         probe = tf.zeros((2, self.query_tower.dim))
         for task, _ in self._predicted:
             task(probe, probe)
@@ -270,9 +272,10 @@ class TwoTowerModel(keras.Model):
         # taken before the item tower sees other items, for Keras forgets them then
         regularization = [tf.cast(it, tf.float32) for it in self.losses]
         if self.retrieval is not None:
-            losses.append(
-                self.retrieval.loss_weight * self._retrieval_loss(self.retrieval, x, *pair, weights, training)
-            )
+            own = self._retrieval_loss(self.retrieval, x, *pair, weights, training)
+            if self._retrieval_mean is not None:
+                self._retrieval_mean.update_state(own, sample_weight=tf.shape(pair[0])[0])
+            losses.append(self.retrieval.loss_weight * own)
         return tf.add_n([*losses, *regularization])
 
     def _retrieval_loss(

@@ -320,6 +320,8 @@ def test_the_total_is_the_sum_of_weighted_losses(planted: dict[str, np.ndarray])
     assert losses["all"]["l2"] == pytest.approx(l2)
     total = 3 * (losses["retrieval"]["loss"] - l2) + 0.5 * rating + 2 * click + l2
     assert losses["all"]["loss"] == pytest.approx(total, rel=1e-4)
+    assert losses["all"]["retrieval/loss"] == pytest.approx(losses["retrieval"]["loss"] - l2, rel=1e-4)
+    assert "retrieval/loss" not in losses["retrieval"]
 
 
 def test_a_pointwise_model_needs_no_sampling(planted: dict[str, np.ndarray]) -> None:

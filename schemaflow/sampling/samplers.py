@@ -110,7 +110,8 @@ class Sampler(keras.layers.Layer):
         raise NotImplementedError
 
     def remember(self, batch: Batch) -> None:
-        """Take up a batch that was trained on."""
+        """Take up a batch that was trained on; most have nothing to keep."""
+        return
 
 
 @register("sampler", "in-batch")
@@ -234,10 +235,16 @@ class _CatalogueSampler(Sampler):
         seed = self._generator if training else self._salt
         return keras.random.uniform((self.num_sampled,), dtype="float64", seed=seed)
 
-    def _drawn(self, positions: tf.Tensor, batch: Batch) -> Drawn:
-        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
-        assert batch.embed is not None, "and something to make vectors of it"
-        return Drawn(batch.embed(positions), batch.catalogue.ids(positions))
+    def draw(self, batch: Batch, training: bool) -> Drawn:
+        """Return items of the catalogue."""
+        catalogue = _catalogue_of(batch)
+        assert batch.embed is not None, "a catalogue comes with something to make vectors of it"
+        positions = self._positions(self._uniform(training), catalogue)
+        return Drawn(batch.embed(positions), catalogue.ids(positions))
+
+    def _positions(self, numbers: tf.Tensor, catalogue: Catalogue) -> tf.Tensor:
+        """Return positions drawn by numbers in [0, 1), [num_sampled] int64."""
+        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
@@ -249,7 +256,8 @@ class _CatalogueSampler(Sampler):
 class UniformSampler(_CatalogueSampler):
     """Items of the whole catalogue, each as likely as the others: so that those nobody chose are negatives too.
 
-    Together with `InBatchSampler` this is mixed negative sampling.
+    Together with `InBatchSampler` this is mixed negative sampling. The item tower sees what is drawn as a batch of its own,
+    which matters where it normalizes by batches.
 
     Args:
         num_sampled: How many are drawn for a batch; one drawn twice is one candidate.
@@ -269,15 +277,13 @@ class UniformSampler(_CatalogueSampler):
 
     _salt = 0
 
-    def draw(self, batch: Batch, training: bool) -> Drawn:
-        """Return items of the catalogue."""
-        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
-        return self._drawn(tf.cast(self._uniform(training) * batch.catalogue.size, tf.int64), batch)
+    def _positions(self, numbers: tf.Tensor, catalogue: Catalogue) -> tf.Tensor:
+        return tf.cast(numbers * catalogue.size, tf.int64)
 
     def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
         """Return `num_sampled * log(1 - items with the id / items)` for each id."""
-        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
-        drawn = tf.cast(batch.catalogue.times(ids), tf.float64) / batch.catalogue.size
+        catalogue = _catalogue_of(batch)
+        drawn = tf.cast(catalogue.times(ids), tf.float64) / catalogue.size
         return tf.cast(self.num_sampled * tf.math.log1p(-drawn), tf.float32)
 
 
@@ -307,23 +313,27 @@ class PopularityBasedSampler(_CatalogueSampler):
     needs_ranks = True
     _salt = 7919
 
-    def draw(self, batch: Batch, training: bool) -> Drawn:
-        """Return items of the catalogue."""
-        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
-        size = batch.catalogue.size
+    def _positions(self, numbers: tf.Tensor, catalogue: Catalogue) -> tf.Tensor:
         # log(rank + 1) is uniform below log(items + 1); rounding must not lead beyond the last rank
-        ranks = (
-            tf.cast(tf.exp(self._uniform(training) * tf.math.log(tf.constant(size + 1.0, tf.float64))), tf.int64) - 1
-        )
-        return self._drawn(batch.catalogue.at_rank(tf.clip_by_value(ranks, 0, size - 1)), batch)
+        ranks = tf.cast(tf.exp(numbers * _log(catalogue.size + 1)), tf.int64) - 1
+        return catalogue.at_rank(tf.clip_by_value(ranks, 0, catalogue.size - 1))
 
     def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
         """Return `num_sampled * log(1 - p)`, p the sum of `p(rank)` over the items with the id."""
-        assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
-        ranks, times = (tf.cast(of(ids), tf.float64) for of in (batch.catalogue.ranks, batch.catalogue.times))
+        catalogue = _catalogue_of(batch)
+        ranks, times = (tf.cast(of(ids), tf.float64) for of in (catalogue.ranks, catalogue.times))
         # their ranks follow each other, so the sum telescopes to log((rank + 1 + times) / (rank + 1))
-        drawn = tf.math.log1p(times / (ranks + 1.0)) / tf.math.log(tf.constant(batch.catalogue.size + 1.0, tf.float64))
+        drawn = tf.math.log1p(times / (ranks + 1.0)) / _log(catalogue.size + 1)
         return tf.cast(self.num_sampled * tf.math.log1p(-drawn), tf.float32)
+
+
+def _catalogue_of(batch: Batch) -> Catalogue:
+    assert batch.catalogue is not None, "what is drawn from the catalogue needs one"
+    return batch.catalogue
+
+
+def _log(number: int) -> tf.Tensor:
+    return tf.math.log(tf.constant(number, tf.float64))
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -17,7 +17,7 @@ from schemaflow.schema.tags import Tags
 
 __all__ = ["BinaryClassificationTask", "RegressionTask", "TargetTask", "refuse_twins"]
 
-RESERVED = ("query", "candidate", "score", "loss")
+RESERVED = ("query", "candidate", "score", "loss", "retrieval")
 """What `predict` and `fit` call their own."""
 
 

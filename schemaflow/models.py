@@ -659,7 +659,9 @@ class TwoTowerModel(keras.Model):
 def _refuse_unused(**given: Any) -> None:
     """Raise `ConfigError` where an argument is given that only retrieval would use."""
     problems = [
-        f"{name} has no use, since prediction_tasks holds no RetrievalTask" for name in given if given[name] is not None
+        f"{name} has no use, since prediction_tasks holds no RetrievalTask: add one there, or leave it out"
+        for name in given
+        if given[name] is not None
     ]
     if problems:
         raise ConfigError(*problems)

@@ -47,8 +47,14 @@ def model_of(schema: sf.Schema = SCHEMA, **arguments: Any) -> sf.TwoTowerModel:
         ({"known_positives": "user"}, 'names "user", which is no list of the domain "item"'),
         ({"prediction_tasks": 3}, r"prediction_tasks is \[3\]; expected a RetrievalTask"),
         ({"prediction_tasks": "retrieval"}, r"prediction_tasks is \['retrieval'\]; expected a RetrievalTask"),
-        ({"prediction_tasks": sf.RegressionTask(), "samplers": ["in-batch"]}, "for the negatives of a RetrievalTask"),
-        ({"prediction_tasks": sf.RegressionTask(), "known_positives": EVENTS}, "for the negatives of a RetrievalTask"),
+        (
+            {"prediction_tasks": sf.RegressionTask(), "samplers": ["in-batch"]},
+            "has no use, since prediction_tasks holds no RetrievalTask",
+        ),
+        (
+            {"prediction_tasks": sf.RegressionTask(), "known_positives": EVENTS},
+            "has no use, since prediction_tasks holds no RetrievalTask",
+        ),
         ({"l2_normalize": "no"}, "l2_normalize is 'no'; expected True or False"),
         ({"correction": np.array([1, 2])}, 'expected "log_q", "exclude_positive", a StreamingFrequency or None'),
         ({"query_tower_tag": "item"}, 'query_tower_tag and item_tower_tag are both "item"'),

@@ -443,8 +443,6 @@ def test_arguments_that_contradict(data: sf.datasets.DataFolder, schema: sf.Sche
         ("samplers holds 7", {"samplers": [7]}),
         ("samplers holds 2 of InBatchSampler", {"samplers": ["in-batch", sf.InBatchSampler()]}),
         ("does not go without arguments; pass a CachedCrossBatchSampler", {"samplers": ["cross-batch"]}),
-        ("samplers has no use", {"samplers": ["in-batch"], "prediction_tasks": sf.RegressionTask("timestamp")}),
-        ("known_positives has no use", {"known_positives": EVENTS, "prediction_tasks": sf.RegressionTask("timestamp")}),
         ("expected one at most", {"prediction_tasks": [sf.RetrievalTask(), sf.RetrievalTask()]}),
         ("correction is 'q'", {"correction": "q"}),
     ]:

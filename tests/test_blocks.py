@@ -75,7 +75,7 @@ def test_one_cross_layer_by_hand() -> None:
     """x = [1, 2], W = [[1, 3], [2, 4]], b = [5, 6]: x W + b = [10, 17]; times x, plus x: [11, 36]."""
     block = sf.CrossBlock()
     block.build((None, 2))
-    block.kernels[0][0].assign([[1.0, 3.0], [2.0, 4.0]])
+    block.kernels[0].assign([[1.0, 3.0], [2.0, 4.0]])
     block.biases[0].assign([5.0, 6.0])
     assert block(tf.constant([[1.0, 2.0]])).numpy().tolist() == [[11.0, 36.0]]
 
@@ -94,10 +94,11 @@ def test_cross_layers_as_in_the_paper(depth: int, rank: int | None, bias: bool, 
     x0 = RNG.normal(size=(3, width)).astype(np.float32)
     out = block(x0).numpy()
     x = x0
-    for kernels, b in zip(block.kernels, block.biases, strict=True):
-        w = kernels[0].numpy() if rank is None else kernels[0].numpy() @ kernels[1].numpy()
+    for layer in range(depth):
+        kernels = block.kernels[layer : layer + 1] if rank is None else block.kernels[2 * layer : 2 * layer + 2]
+        w = np.linalg.multi_dot([np.eye(width), *(kernel.numpy() for kernel in kernels)])
         assert w.shape == (width, width)
-        x = x0 * (x @ w + (b.numpy() if bias else 0)) + x
+        x = x0 * (x @ w + (block.biases[layer].numpy() if bias else 0)) + x
     assert out == pytest.approx(x, rel=1e-4, abs=1e-5)
     assert block.compute_output_shape((None, width)) == (None, width)
     assert len(block.weights) == depth * ((1 if rank is None else 2) + bias)
@@ -323,7 +324,7 @@ def model_of(block: keras.layers.Layer, item: keras.layers.Layer | None = None, 
 
 
 @pytest.mark.parametrize("name", ["cross", "dense", "nested", "sequential", "user"])
-def test_a_model_of_such_towers_trains_and_is_saved(name: str, tmp_path: Path) -> None:
+def test_a_model_of_such_towers_trains_is_saved_and_served(name: str, tmp_path: Path) -> None:
     model = model_of(TOWERS[name](), wide=name != "cross")
     before = model.item_tower.block.get_weights()
     model.compile(optimizer=keras.optimizers.SGD(0.1))
@@ -333,6 +334,10 @@ def test_a_model_of_such_towers_trains_and_is_saved(name: str, tmp_path: Path) -
     again = keras.models.load_model(tmp_path / "it.keras")
     assert np.array_equal(again.query_embeddings(PAIRS), model.query_embeddings(PAIRS))
     assert np.array_equal(again.candidate_embeddings(PAIRS), model.candidate_embeddings(PAIRS))
+    asked = {name: PAIRS[name] for name in ("user", "age") if name in model.schema}
+    served = model.export(tmp_path / "bundle", candidates={"item": ["a", "b", "c"]}).recommend(asked, k=3)
+    scores = model.query_embeddings(PAIRS) @ model.candidate_embeddings({"item": ["a", "b", "c"]}).T
+    assert np.array(served.scores) == pytest.approx(-np.sort(-scores, axis=1), abs=1e-5)
 
 
 def test_one_block_may_serve_two_models() -> None:

@@ -68,13 +68,9 @@ class CrossBlock(keras.layers.Layer):
         """Make the weights for inputs [batch, width]."""
         width, rank = input_shape[-1], self.low_rank_dim
         shapes = [(width, width)] if rank is None else [(width, rank), (rank, width)]
-        self.kernels = [
-            [self._kernel(shape, layer * len(shapes) + part) for part, shape in enumerate(shapes)]
-            for layer in range(self.depth)
-        ]
-        self.biases = (
-            [self._bias(width, layer) for layer in range(self.depth)] if self.use_bias else [None] * self.depth
-        )
+        # flat lists: a SavedModel does not find variables in lists of lists
+        self.kernels = [self._kernel(shape, place) for place, shape in enumerate(shapes * self.depth)]
+        self.biases = [self._bias(width, layer) for layer in range(self.depth)] if self.use_bias else []
         self.built = True
 
     def _kernel(self, shape: tuple[int, int], place: int) -> keras.Variable:
@@ -91,13 +87,13 @@ class CrossBlock(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return [batch, width], of the width of the inputs."""
-        vectors = inputs
-        for kernels, bias in zip(self.kernels, self.biases, strict=True):
+        vectors, parts = inputs, len(self.kernels) // self.depth
+        for layer in range(self.depth):
             mixed = vectors
-            for kernel in kernels:
+            for kernel in self.kernels[layer * parts : (layer + 1) * parts]:
                 mixed = tf.matmul(mixed, kernel)  # [batch, rank], then [batch, width]
-            if bias is not None:
-                mixed += bias
+            if self.use_bias:
+                mixed += self.biases[layer]
             vectors += inputs * mixed
         return vectors
 

@@ -141,8 +141,8 @@ def samplers_of(given: Any) -> list[Sampler]:
     Raises:
         ConfigError: One is none, cannot be made from its name alone, or is of the same kind as another.
     """
-    listed_ = list(given) if isinstance(given, (list, tuple)) else [given]
-    made = [_named(it) if isinstance(it, str) else it for it in listed_]
+    every = list(given) if isinstance(given, (list, tuple)) else [given]
+    made = [_named(it) if isinstance(it, str) else it for it in every]
     if wrong := [it for it in made if not isinstance(it, Sampler)]:
         raise ConfigError(f"samplers holds {wrong[0]!r}; expected samplers, such as [InBatchSampler()]")
     kinds = [type(it).__name__ for it in made]

@@ -202,9 +202,12 @@ class TowersConfig(Document):
     )
 
     @model_validator(mode="after")
-    def _tasks(self) -> Self:
+    def _distinct(self) -> Self:
         tasks = [(task.kind, task.target) for task in self.prediction_tasks]
-        problems = []
+        kinds = [sampler.kind for sampler in self.samplers]
+        problems = [
+            f'"samplers" names {it} twice; expected it once' for it in sorted(set(kinds)) if kinds.count(it) > 1
+        ]
         for kind, target in dict.fromkeys(it for it in tasks if tasks.count(it) > 1):
             once = "it once" if kind == "retrieval" or target else "a target for each"
             problems.append(

@@ -170,9 +170,8 @@ class Epochs(keras.callbacks.Callback):
         self.seed = self.first + int(self.model.optimizer.iterations)
         self.prepare()
 
-    def beside(self, callbacks: Any) -> Any:
+    def beside(self, callbacks: Any) -> list[Any]:
         """Return what Keras takes as callbacks, with this one."""
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(self)
-            return callbacks
+            callbacks = callbacks.callbacks
         return [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []), self]

@@ -7,27 +7,8 @@ __all__ = [
     "corrected_logits",
     "first_occurrences",
     "hardest_negatives",
-    "inclusion_probability",
     "listed",
 ]
-
-
-def inclusion_probability(probability: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Return the probability of being among `draws` independent draws at all: `1 - (1 - p)^n`.
-
-    This is an item's sampling probability when its repetitions in a batch count as one candidate. It saturates at 1 for
-    the head of the catalogue, which a count per draw does not.
-
-    Args:
-        probability: Of each draw, [...] float32 in [0, 1].
-        draws: How many, a scalar.
-
-    Example:
-        >>> float(inclusion_probability(tf.constant(0.5), tf.constant(2)))
-        0.75
-    """
-    # expm1 and log1p keep the digits of small probabilities, where (1 - p) ** n would round to 1
-    return -tf.math.expm1(tf.cast(draws, probability.dtype) * tf.math.log1p(-probability))
 
 
 def first_occurrences(ids: tf.Tensor) -> tf.Tensor:

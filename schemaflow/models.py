@@ -646,8 +646,9 @@ class TwoTowerModel(keras.Model):
             rebuilt["item_tower"] = rebuilt["query_tower"]
         for task in rebuilt["prediction_tasks"]:
             if isinstance(task, RetrievalTask):
-                for metric in task.factorized_metrics:  # the catalogue holds what was read from their tables
-                    metric.candidates = None
+                for metric in task.factorized_metrics:
+                    if metric.needs_encoding:  # the catalogue holds what was read from their tables
+                        metric.candidates = None
         return {
             **config,
             **rebuilt,

@@ -15,7 +15,7 @@ from schemaflow.sampling import Batch, Candidates, InBatchSampler, Sampler, Stre
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 
-__all__ = ["CORRECTIONS", "Negatives", "samplers_of"]
+__all__ = ["CORRECTIONS", "Negatives", "correction_of", "samplers_of"]
 
 CORRECTIONS = ("log_q", "exclude_positive")
 """What is corrected for an item's probability of being sampled: the whole row's logits, or those of the negatives."""
@@ -30,6 +30,8 @@ class Negatives(keras.layers.Layer):
         samplers: Where candidates come from.
         correction: One of `CORRECTIONS`, a `StreamingFrequency` for log-Q by that estimator, or None.
         catalogue: All items, where a sampler draws from them.
+        dim: Of the vectors.
+        **kwargs: Of `keras.layers.Layer`.
     """
 
     def __init__(

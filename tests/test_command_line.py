@@ -362,6 +362,7 @@ def test_the_names_in_a_run_file_are_those_of_the_registry() -> None:
         ("[6]", "[]", "19:57", '"dimensions" in "towers.prediction_tasks": expected at least 1 item'),
         ("kind: binary-classification", "kind: retrieval", "5:1", '"prediction_tasks" names retrieval twice; expected it once'),
         ("kind: binary-classification", "kind: regression, target: stars", "5:1", '"prediction_tasks" names regression of stars twice'),
+        ("kind: uniform, num_sampled: 4", "kind: in-batch", "5:1", '"samplers" names in-batch twice; expected it once'),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_training_is_one_line(tmp_path: Path, old: str, new: str, where: str, problem: str) -> None:

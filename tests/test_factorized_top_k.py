@@ -196,12 +196,12 @@ def test_the_config_keeps_a_path_and_says_what_it_cannot_keep() -> None:
     metric = sf.FactorizedTopK("items.parquet", ks=(3,), name="all")
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
     assert (again.candidates, again.ks, again.name, again.needs_encoding) == ("items.parquet", (3,), "all", True)
-    with pytest.raises(ConfigError, match="a table, which only a TwoTowerModel encodes; call set_candidates"):
+    with pytest.raises(ConfigError, match="a table, which only a TwoTowerModel encodes; call encode_candidates"):
         again.update_state(ones(1), ones(1))
     bare = sf.FactorizedTopK.from_config(sf.FactorizedTopK([ITEMS]).get_config())
-    assert bare.candidates is None
-    assert bare.needs_encoding, "a model's own items would do"
-    with pytest.raises(ConfigError, match=r"a dataset is not saved with a model.*assign a dataset"):
+    assert bare.candidates == []
+    assert not bare.needs_encoding, "a model's own items would be others"
+    with pytest.raises(ConfigError, match=r"a dataset is not saved with a model.*assign one"):
         bare.update_state(ones(1), ones(1))
     bare.candidates = [ITEMS]
     bare.update_state(ones(1), ITEMS[1:2])
@@ -231,7 +231,7 @@ def test_what_is_refused() -> None:
         kept.set_candidates(-ITEMS, [7, 5, 7, 5])
     kept.update_state(ones(1), ones(1), IDS[1:2])  # what was refused was not taken
     assert rates(kept) == [1.0]
-    with pytest.raises(ConfigError, match="dataset of candidates is empty"):
+    with pytest.raises(ConfigError, match="has an empty dataset of candidates"):
         sf.FactorizedTopK([]).reset_state()
     metric.set_candidates(ITEMS, IDS)
     with pytest.raises(ConfigError, match="true_candidate_ids are string, and the candidates' identifiers integers"):

@@ -139,6 +139,15 @@ def test_the_usual_callbacks(small: sf.Schema, tmp_path: Path) -> None:
         assert [float(row[name]) for row in logged] == pytest.approx(history.history[name])
 
 
+def test_a_list_of_keras_s_own_is_called_too(small: sf.Schema) -> None:
+    model, epochs = make(small), []
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: epochs.append(epoch))]
+    given = keras.callbacks.CallbackList(callbacks, model=model)
+    history = model.fit(EVENTS, batch_size=8, epochs=2, verbose=0, callbacks=given)
+    assert epochs == history.epoch == [0, 1]
+    assert given.callbacks == callbacks, "what was given is left as it was"
+
+
 def test_tensorboard_gets_the_losses(small: sf.Schema, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason='pip install "schemaflow[tensorboard]"')
     board = keras.callbacks.TensorBoard(tmp_path, histogram_freq=1)

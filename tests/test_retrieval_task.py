@@ -163,6 +163,13 @@ def test_arguments_that_are_refused() -> None:
         sf.RetrievalTask(metrics=keras.metrics.AUC())
     with pytest.raises(ConfigError, match="batch_metrics holds 'auc'; expected a Metric"):
         sf.RetrievalTask(batch_metrics=["auc"])
+    two = [keras.metrics.TopKCategoricalAccuracy(k) for k in (1, 5)]
+    with pytest.raises(ConfigError, match='two metrics of the RetrievalTask are called "top_k_categorical_accuracy"'):
+        sf.RetrievalTask(batch_metrics=two)
+    with pytest.raises(ConfigError, match='called "factorized_top_k"'):
+        sf.RetrievalTask().factorized_metrics = [sf.FactorizedTopK(ks=(k,)) for k in (1, 5)]
+    with pytest.raises(ConfigError, match='called "loss"'):
+        sf.RetrievalTask(batch_metrics=keras.metrics.CategoricalCrossentropy(name="loss"))
     with pytest.raises(ConfigError, match='unknown loss "bprr"'):
         sf.RetrievalTask(loss="bprr")
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import schemaflow as sf
 from schemaflow.errors import ConfigError
-from schemaflow.logits import accidental_hits, corrected_logits, first_occurrences, inclusion_probability
+from schemaflow.logits import accidental_hits, corrected_logits, first_occurrences
 from schemaflow.losses import categorical_crossentropy, weighted_mean
 from schemaflow.sampling import Batch, sample
 
@@ -109,11 +109,6 @@ def test_the_mean_does_not_depend_on_the_batch_size() -> None:
         score_mask=tf.constant([[True, False] * 3]),
     )
     assert float(twice) == pytest.approx(float(task(QUERIES, CANDIDATES)), rel=1e-6)
-
-
-def test_inclusion_probability_by_hand() -> None:
-    share = tf.constant([0.5, 0.0, 1.0, 1e-9])
-    assert inclusion_probability(share, tf.constant(2)).numpy() == pytest.approx([0.75, 0.0, 1.0, 2e-9], rel=1e-6)
 
 
 def test_first_occurrences_and_hits() -> None:

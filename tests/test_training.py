@@ -397,6 +397,30 @@ def test_a_metric_over_a_file_is_saved_and_grows(tmp_path: Path) -> None:
     assert fewer.evaluate(EVENTS, return_dict=True, verbose=0)["factorized_top_k/hit_rate@3"] == 5 / 8
 
 
+def test_a_metric_over_a_dataset_of_vectors_asks_for_it_again(tmp_path: Path) -> None:
+    """It is not saved, and no items of the model's take its place."""
+    vectors = [np.eye(4, dtype=np.float32)]
+    model = model_of(prediction_tasks=sf.RetrievalTask(metrics=sf.FactorizedTopK(vectors, ks=(3,))))
+    model.fit(EVENTS, verbose=0)
+    shown = model.evaluate(EVENTS, return_dict=True, verbose=0)
+    model.save(tmp_path / "m.keras")
+    for it in (keras.models.load_model(tmp_path / "m.keras"), model.grow(IDS)):
+        with pytest.raises(ConfigError, match="a dataset is not saved with a model"):
+            it.evaluate(EVENTS, verbose=0)
+        it.retrieval.factorized_metrics[0].candidates = vectors
+        assert it.evaluate(EVENTS, return_dict=True, verbose=0) == pytest.approx(shown, rel=1e-6)
+
+
+def test_a_step_by_hand_ranks_what_was_encoded() -> None:
+    model = model_of(prediction_tasks=sf.RetrievalTask(metrics=sf.FactorizedTopK(ks=(3,)), metrics_in_training=True))
+    batch = {name: tf.constant(values) for name, values in EVENTS.items()}
+    with pytest.raises(ConfigError, match=r"call encode_candidates\(\)"):
+        model.train_on_batch(batch)
+    expected = model.test_on_batch(batch, return_dict=True)
+    model.encode_candidates()
+    assert model.train_on_batch(batch, return_dict=True) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_catalogue_that_is_the_vocabulary_grows_with_it(tmp_path: Path) -> None:
     """No table was given, so none is to be given again: new items are negatives and candidates."""
     features = {name: {"dtype": "string", "tags": [name, "id"], "vocabulary": "learned"} for name in ("user", "item")}

@@ -18,7 +18,7 @@ from schemaflow.schema.sides import Sides
 from schemaflow.schema.sources import TableLike
 from schemaflow.schema.tags import Tags
 
-__all__ = ["KnownPositives", "history_named", "read_known_positives"]
+__all__ = ["KnownPositives", "history_named", "read_known_positives", "user_id"]
 
 
 @register("layer", "known-positives")

@@ -193,25 +193,30 @@ class FactorizedTopK(keras.metrics.Metric):
         return {f"{self.name}/hit_rate@{k}": rates[index] for index, k in enumerate(self.ks)}
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments; of the candidates, the path of a table alone."""
+        """Return the arguments; of the candidates, the path of a table alone, and no batches where they are a dataset."""
         path = str(self.candidates) if isinstance(self.candidates, (str, Path)) else None
-        return super().get_config() | {"candidates": path, "ks": list(self.ks)}
+        # no batches, and not None: a loaded model would rank its own items in place of the dataset's
+        return super().get_config() | {"candidates": path if self.needs_encoding else [], "ks": list(self.ks)}
 
     def _encode(self) -> None:
         if self.needs_encoding:
             raise ConfigError(
                 f'the metric "{self.name}" has no vectors of candidates: '
                 + (
-                    "it was given none (a dataset is not saved with a model)"
+                    "it was given none"
                     if self.candidates is None
                     else "it was given a table, which only a TwoTowerModel encodes"
                 )
-                + "; call set_candidates(embeddings, identifiers), or assign a dataset of vectors to its candidates"
+                + "; call encode_candidates() of the TwoTowerModel, or set_candidates(embeddings, identifiers), or assign a"
+                " dataset of vectors to its candidates"
             )
         with tf.init_scope():  # the dataset is gone through now, not in the graph that is being traced
             batches = list(self.candidates)
             if not batches:
-                raise ConfigError("the dataset of candidates is empty; expected at least one batch")
+                raise ConfigError(
+                    f'the metric "{self.name}" has an empty dataset of candidates (a dataset is not saved with a model); assign'
+                    " one with at least one batch to its candidates"
+                )
             if isinstance(batches[0], (tuple, list)):
                 self.set_candidates(tf.concat([it[1] for it in batches], 0), tf.concat([it[0] for it in batches], 0))
             else:

@@ -46,7 +46,7 @@ class RetrievalTask(keras.layers.Layer):
         **kwargs: Of `keras.layers.Layer`.
 
     Raises:
-        ConfigError: There is no such loss, a temperature is not above 0, or a metric is of another kind.
+        ConfigError: There is no such loss, a temperature is not above 0, a metric is of another kind, or two have one name.
 
     Strings cannot be compiled by XLA: a model that passes them as ids is to be compiled with `jit_compile=False`, unless
     one of its own layers says so already.
@@ -88,6 +88,7 @@ class RetrievalTask(keras.layers.Layer):
         self._loss: Loss = as_loss(loss)
         self._factorized_metrics = _metrics("metrics", metrics, FactorizedTopK)
         self.batch_metrics = _metrics("batch_metrics", batch_metrics, keras.metrics.Metric)
+        _refuse_twins([*self._factorized_metrics, *self.batch_metrics])
         self.temperature = temperature if learned or temperature is None else float(temperature)
         self.num_hard_negatives = num_hard_negatives
         self.loss_weight = check_loss_weight(loss_weight)
@@ -115,6 +116,7 @@ class RetrievalTask(keras.layers.Layer):
     @factorized_metrics.setter
     def factorized_metrics(self, metrics: FactorizedTopK | Sequence[FactorizedTopK] | None) -> None:
         given = _metrics("factorized_metrics", metrics, FactorizedTopK)
+        _refuse_twins([*given, *self.batch_metrics])
         self._factorized_metrics.clear()  # in place: Keras tracks, and so reports, what this very list holds
         self._factorized_metrics.extend(given)
 
@@ -235,3 +237,12 @@ def _metrics(argument: str, given: Any, kind: type[Any]) -> list[Any]:
             + (" (metrics over the batch go into batch_metrics)" if isinstance(wrong[0], keras.metrics.Metric) else "")
         )
     return metrics
+
+
+def _refuse_twins(metrics: Sequence[keras.metrics.Metric]) -> None:
+    """Refuse metrics of one name, of which Keras would report the last alone."""
+    names = ["loss", *(metric.name for metric in metrics)]
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(
+            f'two metrics of the RetrievalTask are called "{twins[0]}", or one as the loss is; give each a name of its own: name="…"'
+        )

@@ -104,7 +104,7 @@ class Inputs:
                 " features of the schema, and each element holds a batch"
             )
         names = {feature.name for encoder in self.encoders for feature in encoder.features}
-        if not names & set(spec):
+        if not names & set(spec) and self.sides.weight is None and self.sides.explicit_negative is None:
             return dataset
 
         def encode(batch: Tensors) -> dict[str, Any]:
@@ -119,11 +119,11 @@ class Inputs:
     def _check_roles(self, batch: Tensors) -> None:
         """Refuse in a dataset of the user's what is refused in a table."""
         weight, mark = self.sides.weight, self.sides.explicit_negative
-        if weight is not None and (weights := batch.get(weight.name)) is not None:
+        if weight is not None and (weights := _given(weight, batch)) is not None:
             fits = tf.math.is_finite(tf.cast(weights, tf.float32)) & (weights >= 0)
             wrong = f'feature "{weight.name}" is below 0 or not finite; a weight is 0 or more'
             tf.debugging.Assert(tf.reduce_all(fits), [wrong])
-        if mark is not None and (marks := batch.get(mark.name)) is not None:
+        if mark is not None and (marks := _given(mark, batch)) is not None:
             wrong = f'feature "{mark.name}" is neither 0 nor 1; an explicit negative is 1, every other row 0'
             tf.debugging.Assert(tf.reduce_all((marks == 0) | (marks == 1)), [wrong])
 
@@ -133,12 +133,12 @@ class Inputs:
         Raises:
             ConfigError: It is not there.
         """
-        key = next((it for it in (encoded_name(feature.name), feature.name) if it in x), None)
-        if key is None:
+        values = _given(feature, x)
+        if values is None:
             raise ConfigError(
                 f'feature "{feature.name}" is missing from the dataset, and the loss needs it: a target, a weight or a mark of negatives'
             )
-        return x[key]
+        return values
 
     def weights(self, x: Tensors, given: tf.Tensor | None) -> tf.Tensor | None:
         """Return each row's weight in the loss, [batch]: that of the schema's feature, times what Keras was given."""
@@ -146,6 +146,11 @@ class Inputs:
             return given
         weights = tf.cast(self.column(self.sides.weight, x), tf.float32)
         return weights if given is None else weights * tf.cast(given, tf.float32)
+
+
+def _given(feature: Feature, x: Tensors) -> tf.Tensor | None:
+    """Return the values of a feature that is kept out of the towers, encoded or raw, which are the same, [batch]."""
+    return next((x[key] for key in (encoded_name(feature.name), feature.name) if key in x), None)
 
 
 class Epochs(keras.callbacks.Callback):

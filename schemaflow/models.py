@@ -183,7 +183,7 @@ class TwoTowerModel(keras.Model):
             tasks = list(given) if isinstance(given, (list, tuple)) else [given]
         self._add_tasks(tasks)
         if self.retrieval is None:
-            _refuse_unused(samplers=samplers or None, known_positives=known_positives)
+            _refuse_unused(samplers=samplers or None, known_positives=known_positives, candidates=candidates)
         self._add_negatives(samplers_of(samplers), correction, candidates, known_positives)
         # traced once for each side; a lambda in the loop would be traced at each call
         self._encode_query = tf.function(
@@ -424,11 +424,11 @@ class TwoTowerModel(keras.Model):
     def _ranking(self) -> Iterator[None]:
         """Count the metrics that rank the whole catalogue."""
         self.encode_candidates()
-        self._ranks = True
+        before, self._ranks = self._ranks, True
         try:
             yield
         finally:
-            self._ranks = False
+            self._ranks = before
 
     def _prepare_epoch(self) -> None:
         if self.retrieval is not None and self.retrieval.metrics_in_training:

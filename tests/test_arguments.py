@@ -172,3 +172,9 @@ def test_what_a_table_may_not_hold_a_dataset_may_not_hold(name: str, wrong: floa
         model.fit(tf.data.Dataset.from_tensors(batch | {name: tf.constant(values)}), verbose=0)
     assert "\n" not in str(raised.value)
     assert all(np.array_equal(now, then) for now, then in zip(model.get_weights(), before, strict=True))
+    if name in ("w", "skipped"):  # of an encoded dataset too
+        encoded = model._inputs.dataset(tf.data.Dataset.from_tensors(batch)).map(
+            lambda it: it | {name: tf.constant(values)}
+        )
+        with pytest.raises(DataError, match=expected):
+            model.evaluate(encoded, verbose=0)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -114,15 +114,10 @@ def loss_of(method: str, world: World) -> BatchLoss:
         batch = Batch(tf.gather(table, item), ids, draws=tf.size(ids))
         exact = method == "exact log-Q"
         candidates = sample(samplers, batch, lambda of: tf.gather(share, of), corrected=exact, training=True)
-        return task(
-            query,
-            candidates.embeddings,
-            candidate_sampling_probability=frequency(item, training=True)
-            if method == "StreamingFrequency"
-            else candidates.probability,
-            candidate_ids=candidates.ids,
-            score_mask=candidates.negative[tf.newaxis, :],  # [1, batch]
-        )
+        if method == "StreamingFrequency":
+            own = frequency(item, training=True)
+            candidates = replace(candidates, probability=frequency(candidates.ids), own_probability=own)
+        return task.compare(query, batch.embeddings, candidates)
 
     return loss
 

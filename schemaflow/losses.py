@@ -6,12 +6,13 @@ gradient comes from it. All compute in float32.
 
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.logits import Gradients, hardest_negatives, placed
 from schemaflow.registry import lookup, register
 
 __all__ = [
@@ -22,14 +23,17 @@ __all__ = [
     "bpr_max",
     "categorical_crossentropy",
     "check_loss_weight",
+    "compared",
+    "gradients_of",
     "hinge",
     "logistic",
+    "shares_of",
     "top1",
     "weighted_mean",
 ]
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""(logits [q, c], positive column [q]) -> [q]."""
+"""(logits [q, c], positive column [q]) -> [q]; the loss of a row is one of its own logits alone."""
 
 L = TypeVar("L", bound=Loss)
 
@@ -273,6 +277,82 @@ def _of_keras(loss: keras.losses.Loss) -> Loss:
             " its learning rate times the rows of a batch, Adagrad its initial_accumulator_value and epsilon over their square)"
         )
     return CategoricalCrossentropy(config["label_smoothing"])
+
+
+def gradients_of(loss: Loss, num_hard_negatives: int | None = None) -> Gradients:
+    """Return a loss with its derivatives, for `logits.blockwise_loss`.
+
+    Args:
+        loss: Its derivatives are those of automatic differentiation; the softmax's are written out, which takes half the time.
+        num_hard_negatives: Only so many negatives of each row enter, the highest; all if None or not above 0.
+
+    Example:
+        >>> gradients = gradients_of(categorical_crossentropy)
+        >>> losses, by_own, by_negatives, factor = gradients(tf.zeros(1), tf.constant([[0.0, float("-inf")]]), None)
+        >>> by_own.numpy().tolist(), (by_negatives * factor[:, tf.newaxis]).numpy().tolist()
+        ([-0.5], [[0.5, 0.0]])
+    """
+    if loss is categorical_crossentropy and not _is_count(num_hard_negatives):
+        return _softmax_gradients
+
+    def taped(own: tf.Tensor, negatives: tf.Tensor, place: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
+        with tf.GradientTape() as tape:
+            tape.watch((own, negatives))
+            losses = loss(*compared(own, negatives, place, num_hard_negatives))  # [b]
+        if losses.shape.rank != 1:
+            raise ConfigError(
+                f"the loss gives the shape {losses.shape}; expected [b], a number for each row of [b, c] logits"
+            )
+        # the sum of the losses: each row's is of its own logits alone
+        return losses, *tape.gradient(losses, (own, negatives), unconnected_gradients="zero"), tf.ones_like(own)
+
+    return taped
+
+
+def compared(
+    own: tf.Tensor, negatives: tf.Tensor, place: tf.Tensor | None, num_hard_negatives: int | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return what a loss takes: each row's logits, and the column of its positive, [b].
+
+    Args:
+        own: The logits of the rows' positives, [b].
+        negatives: [b, c], -inf where one takes no part.
+        place: The columns of the positives, [b]; they come first if None, or where only the hardest negatives are kept.
+        num_hard_negatives: Of each row only so many, the highest; all if None or not above 0.
+    """
+    if not _is_count(num_hard_negatives):
+        return placed(own, negatives, place)
+    others = tf.shape(negatives)[1] - (0 if place is None else 1)
+    return placed(own, hardest_negatives(negatives, tf.minimum(num_hard_negatives, others)), None)
+
+
+def _is_count(num_hard_negatives: int | None) -> TypeGuard[int]:
+    return num_hard_negatives is not None and num_hard_negatives > 0
+
+
+def _softmax_gradients(own: tf.Tensor, negatives: tf.Tensor, _: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
+    """Return cross-entropy and its derivatives: `softmax - 1` by the positive's logit, softmax by the negatives'."""
+    top = tf.maximum(tf.reduce_max(negatives, axis=1), own)  # [b]
+    odds, lead = tf.exp(negatives - top[:, tf.newaxis]), tf.exp(own - top)  # [b, c], [b]
+    total = tf.reduce_sum(odds, axis=1) + lead
+    return tf.math.log(total) + top - own, lead / total - 1.0, odds, 1.0 / total
+
+
+def shares_of(weights: tf.Tensor | None, rows: tf.Tensor) -> tf.Tensor:
+    """Return what each row is of a weighted mean, `w / sum w`, [rows] float32; all 0 where all weights are.
+
+    Args:
+        weights: [rows], or None for equal ones.
+        rows: How many rows.
+
+    Example:
+        >>> shares_of(tf.constant([3.0, 1.0]), 2).numpy().tolist()
+        [0.75, 0.25]
+    """
+    if weights is None:
+        return tf.fill([rows], 1.0 / tf.cast(rows, tf.float32))
+    weights = tf.cast(weights, tf.float32)
+    return tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
 
 
 def weighted_mean(losses: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:

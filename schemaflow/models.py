@@ -294,20 +294,17 @@ class TwoTowerModel(keras.Model):
             assert self.catalogue is not None, "positions are of a catalogue"
             return self.item_tower(self.catalogue.features(positions), training=training)
 
-        candidates, probability, taking_part = self.negatives.of(
-            candidate, ids, embed, known=self._known(x), training=training
-        )
+        candidates = self.negatives.of(candidate, ids, embed, training, compact=not self.jit_compile)
         if self.sides.explicit_negative is not None:  # its item is a candidate, but it has no positive of its own
             positive = tf.cast(self._inputs.column(self.sides.explicit_negative, x) == 0, tf.float32)
             weights = positive if weights is None else weights * positive
-        return task(
+        return task.compare(
             query,
-            candidates.embeddings,
+            candidate,
+            candidates,
+            known=self._known(x),
             sample_weight=weights,
-            candidate_sampling_probability=probability,
-            candidate_ids=candidates.ids,
             compute_metrics=not training or task.metrics_in_training,
-            score_mask=taking_part,
         )
 
     def _known(self, x: Tensors) -> tf.RaggedTensor | None:

@@ -1,6 +1,7 @@
 """The candidates of the retrieval loss: samplers, their log-Q, and what must be nobody's negative."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -9,7 +10,6 @@ import tensorflow as tf
 
 from schemaflow.errors import ConfigError, suggest
 from schemaflow.features.catalogue import ItemCatalogue
-from schemaflow.logits import listed
 from schemaflow.registry import lookup
 from schemaflow.sampling import Batch, Candidates, InBatchSampler, Sampler, StreamingFrequency, sample
 from schemaflow.schema.schema import Schema
@@ -84,17 +84,17 @@ class Negatives(keras.layers.Layer):
         embeddings: tf.Tensor,
         ids: tf.Tensor,
         embed: Callable[[tf.Tensor], tf.Tensor],
-        known: tf.RaggedTensor | None = None,
         training: bool = False,
-    ) -> tuple[Candidates, tf.Tensor | None, tf.Tensor]:
-        """Return the candidates, their probabilities [c] or [b, c] or None, and which of them take part, [1, c] or [b, c].
+        compact: bool = True,
+    ) -> Candidates:
+        """Return the candidates, with their probabilities where the logits are to be corrected.
 
         Args:
             embeddings: Of the rows' positives, [b, dim].
             ids: Of the rows' positives, [b] int64.
             embed: Gives the vectors of items at positions of the catalogue.
-            known: Items that are no negatives of a row, [b, None] int64.
             training: Samplers and the estimator take up the batch.
+            compact: Leave out what is no negative, so that their number is known when the graph runs.
         """
         rows = tf.shape(ids)[0]
         if self.frequency is not None and training:
@@ -108,14 +108,9 @@ class Negatives(keras.layers.Layer):
             self.corrected,
             training,
         )
-        taking_part = candidates.negative[tf.newaxis, :]  # [1, c]
-        if known is not None:
-            taking_part &= ~listed(known, candidates.ids)  # [b, c]
-        probability = candidates.probability
-        if probability is not None and self.excludes_positive:  # it is there for certain
-            own = tf.eye(rows, tf.shape(probability)[0], dtype=tf.bool)
-            probability = tf.where(own, 1.0, probability[tf.newaxis, :])  # [b, c]
-        return candidates, probability, taking_part
+        if self.excludes_positive:  # it is there for certain
+            candidates = replace(candidates, own_probability=None)
+        return candidates.compacted() if compact else candidates
 
     def _see(self, rows: tf.Tensor) -> None:
         """Move the mean size of the batches that the estimator counted, at the rate that it moves with."""

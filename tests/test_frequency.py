@@ -1,6 +1,7 @@
 """How likely items are to be in a batch: by hand, against dictionaries, on the paper's stream, and in what it corrects."""
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,14 +276,10 @@ def test_the_corrected_gradient_is_the_full_softmaxs_in_expectation() -> None:
         ids = tf.cast(item, tf.int64)
         batch = Batch(tf.gather(vectors, item), ids, draws=tf.size(ids))
         candidates = sample(samplers, batch, lambda of: tf.gather(share, of), corrected=True, training=True)
-        probability = {"exact": candidates.probability, "streaming": frequency(item), "none": None}[correction]
-        return task(
-            query,
-            candidates.embeddings,
-            candidate_sampling_probability=probability,
-            candidate_ids=item,
-            score_mask=candidates.negative[tf.newaxis, :],
-        )
+        of = {"exact": None, "streaming": frequency, "none": lambda _: None}[correction]
+        if of is not None:
+            candidates = replace(candidates, probability=of(candidates.ids), own_probability=of(item))
+        return task.compare(query, batch.embeddings, candidates)
 
     def gradient(user: tf.Tensor, item: tf.Tensor, correction: str) -> tf.Tensor:
         with tf.GradientTape() as tape:

@@ -15,7 +15,7 @@ import schemaflow as sf
 from schemaflow import registry
 from schemaflow.errors import ConfigError
 from schemaflow.features.catalogue import ItemCatalogue
-from schemaflow.logits import listed
+from schemaflow.logits import columns_of
 from schemaflow.sampling import Batch, Candidates, Sampler, sample
 
 pytestmark = pytest.mark.short
@@ -41,7 +41,8 @@ def batch_of(ids: Any, draws: int | None = None) -> Batch:
 
 
 def drawn(samplers: list[Sampler], ids: Any, training: bool = True) -> Candidates:
-    return sample(samplers, batch_of(ids), lambda of: tf.gather(SHARES, tf.maximum(of, 0)), True, training)
+    found = sample(samplers, batch_of(ids), lambda of: tf.gather(SHARES, tf.maximum(of, 0)), True, training)
+    return found.compacted()
 
 
 def built(*names: str) -> list[Sampler]:
@@ -65,18 +66,18 @@ def test_an_item_is_a_negative_as_often_as_its_probability_says(names: tuple[str
     rows = tf.constant(rng.choice(ITEMS, p=COUNTS / COUNTS.sum(), size=(batches, ROWS)), tf.int64)
 
     @tf.function
-    def step(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def step(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         it = sample(samplers, batch_of(ids), lambda of: tf.gather(SHARES, tf.maximum(of, 0)), True, True)
-        return it.ids, it.negative, it.probability
+        it = it.compacted()
+        return it.ids, it.probability
 
     seen, stated = np.zeros(ITEMS), np.zeros(ITEMS)
     for number, ids in enumerate(rows):
-        found, negative, probability = (it.numpy() for it in step(ids))
-        here = found[negative]
-        assert len(set(here)) == len(here), "an item is a negative once"
+        here, probability = (it.numpy() for it in step(ids))
+        assert len(set(here)) == len(here), "an item is a candidate once"
         if number >= 10:  # the cache is full by then
             seen[here] += 1
-            stated[found[negative]] = probability[negative]
+            stated[here] = probability
     for item in np.flatnonzero(stated):
         assert seen[item] / (batches - 10) == pytest.approx(stated[item], abs=0.03), item
     reached = np.ones(ITEMS, bool) if {"uniform", "popularity"} & set(names) else COUNTS > 0
@@ -120,11 +121,13 @@ def test_one_row_and_a_seed(name: str) -> None:
         runs.append([drawn(samplers, ids).ids.numpy().tolist() for ids in ([3], [4, 4], [1])])
     assert runs[0] == runs[1]
     found = drawn(built(name), [3])
-    assert found.ids.numpy()[0] == 3, "the row's positive is the first column"
-    assert found.embeddings.shape[0] == found.ids.shape[0]
-    assert np.allclose(found.embeddings[0], VECTORS[3])
-    assert (found.probability.numpy()[found.negative.numpy()] > 0).all()
-    assert (found.probability.numpy() <= 1).all()
+    assert found.row_ids.numpy().tolist() == [3]
+    assert found.embeddings.shape[0] == found.ids.shape[0] == found.probability.shape[0]
+    if found.own is not None:
+        assert (found.own.numpy().tolist(), found.ids.numpy()[0]) == ([0], 3)
+    assert np.allclose(found.embeddings, tf.gather(VECTORS, found.ids))
+    for probability in (found.probability.numpy(), found.own_probability.numpy()):
+        assert ((probability > 0) & (probability <= 1)).all()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -138,6 +141,7 @@ def test_half_precision_keeps_probabilities(name: str) -> None:
     for ids in ([1, 4, 4], [3, 5, 8]):
         left, right = drawn(half, ids), drawn(whole, ids)
         assert left.probability.numpy().tolist() == right.probability.numpy().tolist()
+        assert left.own_probability.numpy().tolist() == right.own_probability.numpy().tolist()
         assert left.ids.numpy().tolist() == right.ids.numpy().tolist()
 
 
@@ -158,13 +162,15 @@ def test_the_cache_is_first_in_first_out_and_holds_no_gradient() -> None:
     assert cache.draw(batch_of([1]), True).ids.numpy().tolist() == [8, 7, 6, 5, 4, 3, 2, 1, -1, -1]
     drawn([cache], [9, 10, 11, 0])
     found = drawn([cache], [1])
-    assert found.ids.numpy().tolist() == [1, 0, 11, 10, 9, 8, 7, 6, 5, 4, 3]
-    assert found.negative.numpy().tolist() == [False] + [True] * 10
+    assert found.ids.numpy().tolist() == [0, 11, 10, 9, 8, 7, 6, 5, 4, 3], (
+        "and not the row's own, which it does not hold"
+    )
+    assert (found.own, found.row_ids.numpy().tolist()) == (None, [1])
     moved = tf.Variable(VECTORS)
     with tf.GradientTape() as tape:
         ids = tf.constant([1], tf.int64)
         batch = Batch(tf.gather(moved, ids), ids, tf.constant(1))
-        total = tf.reduce_sum(sample([cache], batch, None, False, False).embeddings[1:])
+        total = tf.reduce_sum(sample([cache], batch, None, False, False).embeddings)
     assert not np.any(tf.convert_to_tensor(tape.gradient(total, moved, unconnected_gradients="zero")))
     # a batch larger than the cache leaves its last rows
     [cache] = built("cross-batch")
@@ -175,16 +181,22 @@ def test_the_cache_is_first_in_first_out_and_holds_no_gradient() -> None:
 
 def test_an_empty_cache_brings_nothing() -> None:
     found = drawn(built("in-batch", "cross-batch"), [3, 4])
-    assert found.negative.numpy().tolist() == [True, True] + [False] * 10
-    assert found.probability.numpy()[:2] == pytest.approx([1 - (1 - float(SHARES[it])) ** 2 for it in (3, 4)], rel=1e-5)
+    assert found.ids.numpy().tolist() == [3, 4]
+    assert found.probability.numpy() == pytest.approx([1 - (1 - float(SHARES[it])) ** 2 for it in (3, 4)], rel=1e-5)
+    alone = drawn(built("cross-batch"), [3, 4])
+    assert (alone.embeddings.shape[0], alone.own_probability.numpy().tolist()) == (0, [1.0, 1.0])
+    loss = sf.RetrievalTask().compare(tf.ones((2, DIM)), tf.gather(VECTORS, [3, 4]), alone)
+    assert float(loss) == 0.0, "a positive alone is certain"
 
 
 def test_a_lone_row_and_an_item_that_is_all_there_is() -> None:
     for draws, share in ((0, 1.0), (1, 1.0), (0, 0.5)):
         batch = batch_of([3], draws)
-        found = sample(built("in-batch", "cross-batch"), batch, lambda of: tf.fill(tf.shape(of), share), True, True)  # noqa: B023
-        assert found.probability.numpy()[0] == (share if draws else 0.0)
-        assert found.probability.numpy()[1:].tolist() == [1.0] * 10, "nothing is there, and no logarithm of 0 is taken"
+        found = sample(
+            built("in-batch", "cross-batch"), batch, lambda of, share=share: tf.fill(tf.shape(of), share), True, True
+        ).compacted()
+        assert found.ids.numpy().tolist() == [3]
+        assert found.own_probability.numpy().tolist() == [share if draws else 1.0], "no logarithm of 0 is taken"
 
 
 def test_together_an_item_is_absent_where_each_leaves_it_out() -> None:
@@ -196,12 +208,19 @@ def test_together_an_item_is_absent_where_each_leaves_it_out() -> None:
 
 def test_without_in_batch_negatives_rows_are_not_each_others() -> None:
     found = drawn(built("uniform"), [1, 4, 3])
-    assert found.negative.numpy()[:3].tolist() == [False] * 3
-    assert found.negative.numpy()[3:].any()
-    # an item that is a row's positive may be drawn as the negative of the others
-    ids = np.concatenate([drawn(built("uniform"), list(range(ITEMS))).ids.numpy()[ITEMS:]])
-    negative = drawn(built("uniform"), list(range(ITEMS))).negative.numpy()[ITEMS:]
-    assert negative.sum() == len(set(ids))
+    [sampler] = built("uniform")
+    assert sorted(found.ids.numpy()) == sorted(set(sampler.draw(batch_of([1]), True).ids.numpy()))
+    # an item that is a row's positive may be drawn as the negative of the others, and is none of its own
+    found = drawn(built("uniform"), list(range(ITEMS)))
+    queries = np.ones((ITEMS, DIM), np.float32)
+    scores = np.where(found.ids.numpy() == np.arange(ITEMS)[:, None], -np.inf, queries @ found.embeddings.numpy().T)
+    own = VECTORS.numpy().sum(axis=1)
+    logits = np.concatenate([own[:, None], scores], axis=1)
+    logits -= np.log(
+        np.concatenate([found.own_probability.numpy()[:, None], np.tile(found.probability, (ITEMS, 1))], 1)
+    )
+    loss = sf.RetrievalTask().compare(tf.constant(queries), VECTORS, found)
+    assert float(loss) == pytest.approx(float(np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[:, 0])), rel=1e-5)
 
 
 def test_popularity_is_log_uniform_by_rank() -> None:
@@ -223,12 +242,12 @@ def test_numbers_that_are_none(make: Any, wrong: Any) -> None:
 
 @given(
     st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=5),
-    st.lists(st.integers(-1, 9), min_size=1, max_size=8),
+    st.lists(st.integers(0, 9), max_size=8),
 )
-def test_listed_is_membership(lists: list[list[int]], ids: list[int]) -> None:
+def test_columns_of_lists(lists: list[list[int]], ids: list[int]) -> None:
     ragged = tf.ragged.constant(lists, dtype=tf.int64, ragged_rank=1)
-    found = listed(ragged, tf.constant(ids, tf.int64)).numpy().tolist()
-    assert found == [[it in row for it in ids] for row in lists]
+    found = columns_of(ragged, tf.constant(ids, tf.int64)).to_list()
+    assert found == [[ids.index(it) for it in row if it in ids] for row in lists]
 
 
 def test_the_catalogue_survives_saving(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import schemaflow as sf
 from schemaflow.errors import ConfigError
-from schemaflow.logits import accidental_hits, corrected_logits, first_occurrences
+from schemaflow.logits import first_occurrences
 from schemaflow.losses import categorical_crossentropy, weighted_mean
 from schemaflow.sampling import Batch, sample
 
@@ -111,21 +111,21 @@ def test_the_mean_does_not_depend_on_the_batch_size() -> None:
     assert float(twice) == pytest.approx(float(task(QUERIES, CANDIDATES)), rel=1e-6)
 
 
-def test_first_occurrences_and_hits() -> None:
+def test_first_occurrences() -> None:
     ids = tf.constant([4, 2, 4, 4, 2, 9])
-    assert first_occurrences(ids).numpy().tolist() == [True, True, False, False, False, True]
-    assert first_occurrences(tf.constant([3])).numpy().tolist() == [True]
-    hits = accidental_hits(tf.constant([4, 2]), tf.constant([4, 2, 4]))
-    assert hits.numpy().tolist() == [[False, False, True], [False, False, False]]
-    jitted = tf.function(first_occurrences, jit_compile=True)(ids)
-    assert jitted.numpy().tolist() == [True, True, False, False, False, True]
+    for jit in (False, True):
+        found = tf.function(first_occurrences, jit_compile=jit)
+        assert found(ids).numpy().tolist() == [0, 1, 0, 0, 1, 5]
+        assert found(tf.constant([3])).numpy().tolist() == [0]
+    assert first_occurrences(tf.constant([], tf.int64)).numpy().tolist() == []
 
 
-def test_corrected_logits_in_half_precision_are_float32() -> None:
-    logits = corrected_logits(tf.constant([[60000.0, 1.0]], tf.float16), temperature=0.01)
-    assert logits.dtype == tf.float32
-    assert np.isfinite(logits.numpy()).all()
-    assert categorical_crossentropy(logits, tf.constant([0])).numpy().tolist() == [0.0]
+def test_a_loss_of_half_precision_is_float32() -> None:
+    vectors = tf.constant([[200.0], [250.0]], tf.float16)  # whose products are beyond what float16 holds
+    loss = sf.RetrievalTask(temperature=0.5)(vectors, vectors, candidate_sampling_probability=tf.constant([0.5, 0.25]))
+    assert loss.dtype == tf.float32
+    logits = np.array([[40000.0, 50000.0], [50000.0, 62500.0]]) / 0.5 - np.log([0.5, 0.25])
+    assert float(loss) == pytest.approx(np.mean(logits.max(axis=1) - np.diag(logits)), rel=1e-6)
 
 
 def test_small_probabilities_survive_a_half_precision_policy() -> None:
@@ -151,13 +151,7 @@ def test_corrected_in_batch_gradient_agrees_with_the_full_softmax() -> None:
         ids = tf.cast(item, tf.int64)
         batch = Batch(tf.gather(table, item), ids, tf.shape(ids)[0])
         found = sample(samplers, batch, lambda of: tf.gather(tf.constant(share, tf.float32), of), corrected, True)
-        return task(
-            query,
-            found.embeddings,
-            candidate_sampling_probability=found.probability,
-            candidate_ids=found.ids,
-            score_mask=found.negative[tf.newaxis, :],
-        )
+        return task.compare(query, batch.embeddings, found)
 
     @tf.function
     def gradients(user: tf.Tensor, item: tf.Tensor) -> list[tf.Tensor]:

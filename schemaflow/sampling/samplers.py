@@ -140,7 +140,7 @@ class InBatchSampler(Sampler):
 
     def draw(self, batch: Batch, training: bool) -> Drawn:
         """Return nothing beside the batch's own positives."""
-        return Drawn(batch.embeddings[:0], batch.ids[:0])
+        return Drawn(tf.stop_gradient(batch.embeddings[:0]), batch.ids[:0])  # XLA knows no gradient of nothing
 
     def log_absence(self, ids: tf.Tensor, shares: tf.Tensor | None, batch: Batch) -> tf.Tensor:
         """Return `draws * log(1 - share)`."""

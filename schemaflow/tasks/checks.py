@@ -9,13 +9,15 @@ from schemaflow.errors import ConfigError
 __all__ = ["require", "require_shape"]
 
 
-def require(holds: tf.Tensor, message: str) -> None:
-    """Raise the message where it does not hold: at once where it is known, else when the graph runs."""
+def require(tensor: tf.Tensor, holds: tf.Tensor, message: str) -> tf.Tensor:
+    """Return a tensor, or raise the message where something does not hold: at once where it is known, else when the graph runs."""
     known = tf.get_static_value(holds)
     if known is None:
-        tf.debugging.Assert(holds, [message])
-    elif not known:
+        with tf.control_dependencies([tf.debugging.Assert(holds, [message])]):
+            return tf.identity(tensor)
+    if not known:
         raise ConfigError(message)
+    return tensor
 
 
 def require_shape(argument: str, tensor: Any, *shapes: list[int | None]) -> None:

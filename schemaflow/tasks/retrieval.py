@@ -9,9 +9,10 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
-from schemaflow.logits import accidental_hits, corrected_logits, hardest_negatives
-from schemaflow.losses import Loss, as_loss, check_loss_weight, weighted_mean
+from schemaflow.logits import Columns, blockwise_loss, columns_of
+from schemaflow.losses import Loss, as_loss, check_loss_weight, compared, gradients_of, shares_of
 from schemaflow.registry import register
+from schemaflow.sampling import Candidates
 from schemaflow.tasks.checks import require, require_shape
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
 
@@ -147,55 +148,116 @@ class RetrievalTask(keras.layers.Layer):
         """
         queries, candidates = tf.shape(query_embeddings)[0], tf.shape(candidate_embeddings)[0]
         q, c = query_embeddings.shape[0], candidate_embeddings.shape[0]
-        require(
+        candidate_embeddings = require(
+            candidate_embeddings,
             candidates >= queries,
             "there are fewer candidates than queries; expected query i's positive in row i, and c >= q",
         )
-        require_shape("sample_weight", sample_weight, [q])
         require_shape("candidate_sampling_probability", candidate_sampling_probability, [c], [q, c])
         require_shape("candidate_ids", candidate_ids, [c])
-        # products of half precision overflow where their factors do not
-        scores = tf.matmul(
-            tf.cast(query_embeddings, tf.float32), tf.cast(candidate_embeddings, tf.float32), transpose_b=True
-        )  # [q, c]
-        log_q = None
+        log_q = own_log_q = None
         if candidate_sampling_probability is not None:
             probability = tf.cast(candidate_sampling_probability, tf.float32)
-            require(
+            probability = require(
+                probability,
                 tf.reduce_all(probability > 0),
                 "a candidate_sampling_probability is not above 0; expected each candidate's probability of being sampled",
             )
             log_q = tf.math.log(probability)
-        dropped = None
-        if candidate_ids is not None:
-            ids = tf.convert_to_tensor(candidate_ids)
-            if not (ids.dtype.is_integer or ids.dtype == tf.string):
-                raise ConfigError(
-                    f"candidate_ids are {ids.dtype.name}, which tells no large ids apart; expected integers or strings"
-                )
-            dropped = accidental_hits(ids[:queries], ids)
+            own_log_q = log_q[:queries] if log_q.shape.rank == 1 else tf.linalg.diag_part(log_q[:, :queries])
+        ids = None if candidate_ids is None else tf.convert_to_tensor(candidate_ids)
+        if ids is not None and not (ids.dtype.is_integer or ids.dtype == tf.string):
+            raise ConfigError(
+                f"candidate_ids are {ids.dtype.name}, which tells no large ids apart; expected integers or strings"
+            )
+        mask = None
         if score_mask is not None:
-            masked = ~tf.broadcast_to(score_mask, tf.shape(scores)) & ~tf.eye(queries, candidates, dtype=tf.bool)
-            dropped = masked if dropped is None else dropped | masked
-        logits, positives = corrected_logits(scores, self._temperature(), log_q, dropped), tf.range(queries)
-        if self.num_hard_negatives is not None and self.num_hard_negatives > 0:
-            logits, positives = hardest_negatives(logits, self.num_hard_negatives), tf.zeros_like(positives)
-        losses = self._loss(logits, positives)  # [q]
-        require_shape("the loss", losses, [q])
+            mask = tf.convert_to_tensor(score_mask)
+            mask = mask if mask.shape.rank == 2 else mask[tf.newaxis, :]
+        positives = candidate_embeddings[:queries]
+        row_ids = None if ids is None else ids[:queries]
+        columns = Columns(tf.cast(candidate_embeddings, tf.float32), log_q, tf.range(queries), ids, row_ids, mask)
+        return self._loss_of(query_embeddings, positives, own_log_q, columns, sample_weight, row_ids, compute_metrics)
+
+    def compare(
+        self,
+        query_embeddings: tf.Tensor,
+        positive_embeddings: tf.Tensor,
+        candidates: Candidates,
+        *,
+        known: tf.RaggedTensor | None = None,
+        sample_weight: tf.Tensor | None = None,
+        compute_metrics: bool = True,
+    ) -> tf.Tensor:
+        """Return the loss against sampled candidates, as `call` does.
+
+        Args:
+            query_embeddings: [q, dim].
+            positive_embeddings: Of each row's own positive, [q, dim].
+            candidates: What samplers brought.
+            known: Items that are no negatives of a row, [q, None] int64.
+            sample_weight: [q].
+            compute_metrics: Whether to update `metrics`.
+        """
+        log_q, own_log_q = (
+            None if it is None else tf.math.log(it) for it in (candidates.probability, candidates.own_probability)
+        )
+        hits = {"ids": candidates.ids, "row_ids": candidates.row_ids} if candidates.own is None else {}
+        columns = Columns(
+            tf.cast(candidates.embeddings, tf.float32),
+            log_q,
+            candidates.own,
+            **hits,
+            mask=None if candidates.negative is None else candidates.negative[tf.newaxis, :],
+            dropped=None if known is None else columns_of(known, candidates.ids),
+            most=candidates.most,
+        )
+        return self._loss_of(
+            query_embeddings,
+            positive_embeddings,
+            own_log_q,
+            columns,
+            sample_weight,
+            candidates.row_ids,
+            compute_metrics,
+        )
+
+    def _loss_of(
+        self,
+        query_embeddings: tf.Tensor,
+        positive_embeddings: tf.Tensor,
+        own_log_q: tf.Tensor | None,
+        columns: Columns,
+        sample_weight: tf.Tensor | None,
+        ids: tf.Tensor | None,
+        compute_metrics: bool,
+    ) -> tf.Tensor:
+        require_shape("sample_weight", sample_weight, [query_embeddings.shape[0]])
+        # products of half precision overflow where their factors do not
+        queries = tf.cast(query_embeddings, tf.float32) / self._temperature()
+        own = tf.reduce_sum(queries * tf.cast(positive_embeddings, tf.float32), axis=1)  # [q]
+        if own_log_q is not None:
+            own -= own_log_q
+        weights = shares_of(sample_weight, tf.shape(queries)[0])
+        loss = blockwise_loss(gradients_of(self._loss, self.num_hard_negatives), queries, own, columns, weights)
         if compute_metrics:
             for metric in self.factorized_metrics:
-                metric.update_state(
-                    query_embeddings,
-                    candidate_embeddings[:queries],
-                    None if candidate_ids is None else ids[:queries],
-                    sample_weight,
-                )
+                metric.update_state(query_embeddings, positive_embeddings, ids, sample_weight)
         if self.batch_metrics:
-            labels = tf.one_hot(positives, tf.shape(logits)[1])
-            seen = tf.stop_gradient(tf.where(logits == float("-inf"), tf.constant(DROPPED, tf.float32), logits))
-            for metric in self.batch_metrics:
-                metric.update_state(labels, seen, sample_weight)
-        return weighted_mean(losses, sample_weight)
+            self._update_batch_metrics(queries, own, columns, sample_weight)
+        return loss
+
+    def _update_batch_metrics(
+        self, queries: tf.Tensor, own: tf.Tensor, columns: Columns, sample_weight: tf.Tensor | None
+    ) -> None:
+        """Show the metrics the logits of all rows at once, [q, c], which the loss does without."""
+        rows = tf.range(tf.shape(queries)[0])
+        negatives = columns.negatives(tf.matmul(*columns.factors(queries), transpose_b=True), rows)  # [q, c]
+        logits, positives = compared(own, negatives, columns.own, self.num_hard_negatives)
+        seen = tf.stop_gradient(tf.where(logits == float("-inf"), tf.constant(DROPPED, tf.float32), logits))
+        labels = tf.one_hot(positives, tf.shape(logits)[1])
+        for metric in self.batch_metrics:
+            metric.update_state(labels, seen, sample_weight)
 
     def _temperature(self) -> float | tf.Tensor:
         if self.log_temperature is not None:

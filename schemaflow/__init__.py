@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from schemaflow import datasets as datasets
+    from schemaflow import optimizers as optimizers
     from schemaflow.config import RunConfig as RunConfig
     from schemaflow.data.dataset import read_parquet as read_parquet
     from schemaflow.errors import SchemaFlowError as SchemaFlowError
@@ -60,6 +61,7 @@ _HOMES = {
     "UniformSampler": "schemaflow.sampling",
     "datasets": "schemaflow.datasets",
     "evaluate": "schemaflow.evaluation",
+    "optimizers": "schemaflow.optimizers",
     "read_parquet": "schemaflow.data.dataset",
 }
 
@@ -89,6 +91,7 @@ __all__ = [
     "UniformSampler",
     "datasets",
     "evaluate",
+    "optimizers",
     "read_parquet",
 ]
 

@@ -245,7 +245,7 @@ class OptimizerConfig(Document):
     """The optimizer.
 
     Args:
-        name: One of Keras's.
+        name: One of Keras's; "adam" and "adagrad" are those of `schemaflow.optimizers`.
         learning_rate: At the beginning.
         schedule: `cosine` lets the rate fall to 0 over the run.
     """

@@ -25,6 +25,7 @@ from schemaflow.inputs import Epochs, Inputs, refuse_arguments
 from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
 from schemaflow.negatives import Negatives, correction_of, samplers_of
+from schemaflow.optimizers import LossScaleOptimizer, optimizer_of
 from schemaflow.registry import register
 from schemaflow.sampling import Sampler
 from schemaflow.schema.feature import Feature
@@ -321,6 +322,9 @@ class TwoTowerModel(keras.Model):
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Set the optimizer, and Keras's other options.
 
+        The names "adam" and "adagrad" mean those of `schemaflow.optimizers`, whose steps cost the same beside tables of any
+        size; other names, and optimizers that are given as objects, are Keras's.
+
         `jit_compile=True` compiles the step with XLA, which knows no strings: `train_on_batch` and its like then take
         encoded values alone, and lists cost a compilation for each number of values that a batch happens to hold. "auto"
         leaves XLA off where a feature has a vocabulary or is a list.
@@ -341,6 +345,10 @@ class TwoTowerModel(keras.Model):
         if kwargs.get("jit_compile") is True:
             self.query_tower.assume_encoded()
             self.item_tower.assume_encoded()
+        optimizer = optimizer_of(optimizer)
+        scaled = kwargs.get("auto_scale_loss", True) and self.dtype_policy.name == "mixed_float16"
+        if scaled and optimizer is not None and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = LossScaleOptimizer(keras.optimizers.get(optimizer), name="loss_scale_optimizer")
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -390,6 +398,8 @@ class TwoTowerModel(keras.Model):
         elif validation_data is not None:
             rows = kwargs.pop("validation_batch_size", None) or batch_size
             validation_data = self._inputs.dataset(validation_data, rows, tables)
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)  # within the first step, slots would take their memory twice
         # the dataset shuffles itself: Keras would warn that it cannot
         with data_errors():
             return super().fit(

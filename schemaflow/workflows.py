@@ -20,6 +20,7 @@ from schemaflow.evaluation import NothingToFindError, Report, evaluate
 from schemaflow.export import Recommender, check_target
 from schemaflow.layers.mlp import MLPBlock
 from schemaflow.models import Task, TwoTowerModel
+from schemaflow.optimizers import optimizer_of
 from schemaflow.registry import lookup
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
@@ -215,4 +216,4 @@ def _optimizer(config: RunConfig, steps: int) -> Any:
     rate: Any = config.optimizer.learning_rate
     if config.optimizer.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps * config.epochs)
-    return keras.optimizers.get({"class_name": config.optimizer.name, "config": {"learning_rate": rate}})
+    return optimizer_of(config.optimizer.name, learning_rate=rate)

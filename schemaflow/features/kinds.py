@@ -174,7 +174,7 @@ class CategoricalEncoder(_Numeric):
 
     def call(self, rows: Any, weights: tf.RaggedTensor | None = None) -> tf.Tensor:
         """Return the vectors of rows, [batch, dim]; those of a list are combined, by their weights if given."""
-        vectors = self.table(rows, combiner=self.combiner, weights=weights)  # [batch, dim]
+        vectors = self.table(rows, combiner=self.combiner, weights=weights, jit=self.supports_jit)  # [batch, dim]
         if self.l2:
             squares = tf.reduce_sum(tf.square(tf.cast(vectors, tf.float32)), axis=-1)  # [batch]
             self.add_loss(self.l2 * tf.reduce_mean(squares))

@@ -327,7 +327,8 @@ class TwoTowerModel(keras.Model):
 
         `jit_compile=True` compiles the step with XLA, which knows no strings: `train_on_batch` and its like then take
         encoded values alone, and lists cost a compilation for each number of values that a batch happens to hold. "auto"
-        leaves XLA off where a feature has a vocabulary or is a list.
+        leaves XLA off where there is no GPU, since it takes twice the time there, and where a feature has a vocabulary or
+        is a list.
 
         Raises:
             ConfigError: A loss, weights of losses or metrics are given: they are the tasks' own.
@@ -341,6 +342,8 @@ class TwoTowerModel(keras.Model):
                 "compile(metrics=…): rank metrics need the whole catalogue; call schemaflow.evaluate(model, …), or have a"
                 " RetrievalTask(metrics=FactorizedTopK(…)) among the prediction_tasks"
             )
+        if kwargs.get("jit_compile", "auto") == "auto" and not tf.config.list_physical_devices("GPU"):
+            kwargs["jit_compile"] = False
         # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
         if kwargs.get("jit_compile") is True:
             self.query_tower.assume_encoded()

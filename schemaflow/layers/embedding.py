@@ -108,9 +108,7 @@ class EmbeddingTable(keras.layers.Layer):
             ids = tf.RaggedTensor.from_tensor(ids)
         return tf.cast(self._combine(ids, combiner, weights, jit), self.compute_dtype)
 
-    def _combine(
-        self, ids: tf.RaggedTensor, combiner: str, weights: tf.RaggedTensor | None, jit: bool
-    ) -> tf.Tensor:
+    def _combine(self, ids: tf.RaggedTensor, combiner: str, weights: tf.RaggedTensor | None, jit: bool) -> tf.Tensor:
         if combiner not in COMBINERS:
             raise ConfigError(
                 f'unknown combiner "{combiner}"{suggest(combiner, COMBINERS)} (known: {", ".join(COMBINERS)})'

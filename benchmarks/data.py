@@ -15,5 +15,7 @@ def data_folder(name: str) -> Path:
     """
     folder = FOLDER / name
     if not (folder / "interactions.parquet").exists():
-        raise SystemExit(f"{name} may not be redistributed: put it at {folder}, or set SCHEMAFLOW_DATA to what holds it")
+        raise SystemExit(
+            f"{name} may not be redistributed: put it at {folder}, or set SCHEMAFLOW_DATA to what holds it"
+        )
     return folder

@@ -17,10 +17,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ENVIRONMENTS", "Environment", "PeerError", "run"]
+__all__ = ["ENVIRONMENTS", "Environment", "PeerError", "run", "versions"]
 
 ROOT = Path(__file__).parent.parent
 OWN_SCRIPTS = ROOT / "benchmarks" / "peer_scripts"
@@ -82,6 +83,16 @@ def run(environment: str, script: str, *arguments: object) -> dict[str, Any]:
     return json.loads(lines[-1])
 
 
+def versions(environment: str) -> list[str]:
+    """Return what an environment holds of its pinned libraries and Keras, "keras 3.15.1"; nothing where it is not made."""
+    folders = list((_folder() / environment).glob("lib/python*/site-packages"))
+    pinned = {text.partition("==")[0] for text in ENVIRONMENTS[environment].requirements if "==" in text}
+    found = (
+        {it.name.replace("_", "-"): it.version for it in distributions(path=list(map(str, folders)))} if folders else {}
+    )
+    return [f"{name} {found[name]}" for name in sorted({*pinned, "keras"}) if name in found]
+
+
 def _script(name: str) -> Path:
     given = Path(os.environ.get("SCHEMAFLOW_PEERS", ROOT.parent / "shared" / "peers"))
     for folder in (OWN_SCRIPTS, given):
@@ -112,8 +123,9 @@ def _make(name: str, wanted: Environment, folder: Path) -> None:
             f"{name} needs Python {wanted.python}: put python{wanted.python} on the PATH, or install it with pyenv"
         )
     print(f"making the environment of {name} in {folder}", file=sys.stderr, flush=True)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for command in ([base, "-m", "venv", "--clear", str(folder)], [*pip, *wanted.requirements]):
+    venv = [base, "-m", "venv", "--clear", "--without-pip", str(folder)]
+    pip = [base, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
+    for command in (venv, [*pip, "--disable-pip-version-check", *wanted.requirements]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise PeerError(

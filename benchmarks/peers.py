@@ -136,8 +136,9 @@ def _make(name: str, wanted: Environment, folder: Path) -> None:
 
 def _base(version: str) -> str | None:
     """Return a Python of a version that runs: pyenv has a shim for each on the PATH, whether it runs or not."""
+    own = [sys.executable] if version == f"{sys.version_info[0]}.{sys.version_info[1]}" else []
     installed = sorted(map(str, (Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python")))
-    for candidate in (f"python{version}", *installed):
+    for candidate in (*own, f"python{version}", *installed):
         try:
             subprocess.run([candidate, "--version"], capture_output=True, check=True)
         except (OSError, subprocess.CalledProcessError):

@@ -193,15 +193,21 @@ def peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return module
 
 
-def test_a_peer_runs_in_an_environment_made_once(peers: ModuleType, tmp_path: Path) -> None:
-    environment = tmp_path / "environments" / "bare"
+def test_a_peer_runs_in_an_environment_that_is_made_once_and_whole(
+    peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    good, environment = peers.ENVIRONMENTS["bare"], tmp_path / "environments" / "bare"
+    monkeypatch.setitem(peers.ENVIRONMENTS, "bare", peers.Environment(good.python, ("./not-there",)))
+    with pytest.raises(peers.PeerError, match=r"the environment of bare cannot be made; (.|\n)*not-there"):
+        peers.run("bare", "say.py")
+    assert (environment / "bin" / "python").exists()  # half of it, which is not taken for the whole
+    monkeypatch.setitem(peers.ENVIRONMENTS, "bare", good)
     assert peers.run("bare", "say.py", 3, "x") == [str(environment), "peer", "3", "x"]
     (environment / "sign").touch()
     assert peers.run("bare", "say.py") == [str(environment), "peer"]
     assert (environment / "sign").exists()
-    (environment / "requirements.txt").unlink()  # as where making it was broken off
-    peers.run("bare", "say.py")
-    assert not (environment / "sign").exists()
+    with pytest.raises(peers.PeerError, match="got exit code 1 and\nout of films"):
+        peers.run("bare", "fail.py")
 
 
 @pytest.mark.parametrize(
@@ -215,23 +221,6 @@ def test_a_peer_runs_in_an_environment_made_once(peers: ModuleType, tmp_path: Pa
 def test_what_a_peer_lacks_is_said(peers: ModuleType, asked: tuple[str, str], said: str) -> None:
     with pytest.raises(peers.PeerError, match=said):
         peers.run(*asked)
-
-
-def test_a_failed_install_is_not_taken_for_whole(
-    peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    broken = peers.Environment(peers.ENVIRONMENTS["bare"].python, ("./not-there",))
-    monkeypatch.setattr(peers, "ENVIRONMENTS", {"bare": broken})
-    for _ in range(2):
-        with pytest.raises(peers.PeerError, match=r"the environment of bare cannot be made; (.|\n)*not-there"):
-            peers.run("bare", "say.py")
-    assert not (tmp_path / "environments" / "bare" / "requirements.txt").exists()
-
-
-def test_a_peer_that_fails_says_why(peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "_interpreter", lambda _: Path(sys.executable))
-    with pytest.raises(peers.PeerError, match="got exit code 1 and\nout of films"):
-        peers.run("bare", "fail.py")
 
 
 def test_each_script_of_a_peer_stands_alone() -> None:

@@ -80,7 +80,8 @@ def run(environment: str, script: str, *arguments: object) -> dict[str, Any]:
             f"{' '.join(command)}: expected one JSON line and exit code 0, got exit code {done.returncode} and\n"
             f"{_end(done.stdout + done.stderr)}"
         )
-    return json.loads(lines[-1])
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
 
 
 def versions(environment: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from figures import Figure
 
-__all__ = ["MOVE", "Move", "Topic", "moves", "page", "read", "write"]
+__all__ = ["MOVE", "Move", "Topic", "moves", "outcome", "page", "read", "write"]
 
 MOVE = 0.15
 """How far a median has to lie from the recorded one, as a share of it, to have moved. It has to leave the recorded rounds too."""
@@ -23,7 +23,7 @@ class Topic:
         machine: On what.
         versions: With what.
         figures: The ratios.
-        moved: How they differ from those of the record before, a line each.
+        moved: How they differ from those of the record before, a line each; None where there was no record.
 
     Raises:
         ValueError: Two figures have the same name.
@@ -34,7 +34,7 @@ class Topic:
     machine: str
     versions: str
     figures: Sequence[Figure]
-    moved: Sequence[str] = ()
+    moved: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         names = [figure.name for figure in self.figures]
@@ -122,9 +122,15 @@ def page(topics: Mapping[str, Topic]) -> str:
             lines += ["", f"{what}: {own}"] if own != common else []
         lines += ["", "| What | Median | Bar | Rounds | Detail | |", "| --- | ---: | ---: | --- | --- | --- |"]
         lines += [_row(figure) for figure in topic.figures]
-        lines += ["", "Moved since the last record:" if topic.moved else "Nothing moved since the last record."]
-        lines += ["", *(f"- {line}" for line in topic.moved)] if topic.moved else []
+        lines += ["", *outcome(topic.moved)]
     return "\n".join(lines) + "\n"
+
+
+def outcome(moved: Sequence[str] | None) -> list[str]:
+    """Return lines that say what moved, or that nothing did."""
+    if not moved:
+        return ["The first record." if moved is None else "Nothing moved since the last record."]
+    return ["Moved since the last record:", "", *(f"- {line}" for line in moved)]
 
 
 def _row(figure: Figure) -> str:

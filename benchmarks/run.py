@@ -58,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         failed |= bool(report(figures))
         found = record.moves(recorded[name].figures, figures) if name in recorded else []
-        moved = [str(move) for move in found]
+        moved = [str(move) for move in found] if name in recorded else None
         if moved and recorded[name].machine != where[0]:
             moved.append(f"the record before is of another machine: {recorded[name].machine}")
-        print("\n".join(moved or ["nothing moved since the last record" if name in recorded else "the first record"]))
+        print(*record.outcome(moved), sep="\n")
         failed |= any(move.worse for move in found)
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         recorded[name] = record.Topic(title, today, *where, figures, moved)

@@ -112,7 +112,7 @@ def test_the_page_says_where_a_topic_was_measured_elsewhere(record: ModuleType) 
     assert page.count("Machine: 4 cores") == page.count("Machine: 2 cores") == page.count("Versions: Python 3") == 1
     assert page.index("## reading") < page.index("Machine: 2 cores") < page.index("## step")
     assert "| ratio | 2 | ≥ 3.5 | 1 to 3 |  | **missed** |" in page
-    assert "| ratio | 4 | ≥ 3.5 | 4 to 4 |  | reached |" in page
+    assert "| ratio | 4 | ≥ 3.5 | 4 to 4 |  | reached |\n\nMoved since the last record:\n\n- better: …\n" in page
 
 
 def test_the_command_compares_with_the_last_record_and_keeps_other_topics(
@@ -125,7 +125,7 @@ def test_the_command_compares_with_the_last_record_and_keeps_other_topics(
 
     rounds.write_text("1.0 1.01 0.99", encoding="utf-8")
     assert run.main([]) == 0
-    assert "the first record" in capsys.readouterr().out
+    assert "The first record." in capsys.readouterr().out
     page = (tmp_path / "it.md").read_text(encoding="utf-8")
     assert "How a step grows with its table. Measured on " in page
     assert r"| large \| small | 1 | ≤ 1.2 | 0.99 to 1.01 | 1 ms | reached |" in page

@@ -17,9 +17,9 @@ import os
 import platform
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             title, figures = in_own_process(name, asked.rounds)
         except (Exception, SystemExit) as error:  # the other topics can be measured all the same
-            reason = "its process was killed" if isinstance(error, BrokenProcessPool) else error
+            explained = isinstance(error, (peers.PeerError, SystemExit))
+            reason = error if explained else "".join(traceback.format_exception(error))
             print(f"{name} was not measured: {reason}", file=sys.stderr)
             failed = True
             continue

@@ -4,15 +4,18 @@ python benchmarks/infer_memory.py            # about 1 GB in a temporary folder;
 python benchmarks/infer_memory.py 0.2        # GB
 """
 
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from figures import ROUNDS, Figure, compared, report
+
+FILE = "interactions.parquet"
 
 LIMIT = 0.5
 """The most resident memory, as a share of the data's size."""
@@ -26,22 +29,18 @@ RUN = """
 import re, sys
 from pathlib import Path
 import schemaflow.schema.inference.draft, pyarrow.parquet, numpy
-peak = lambda: re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]  # getrusage counts the parent's too
-started = peak()
 text = schemaflow.schema.inference.draft.draft(sys.argv[1]).text
 assert "[user, id]" in text and "[item, id]" in text, text
-print(started, peak())
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # getrusage counts the parent's too
 """
 
 
-def write(file: Path, size: float) -> int:
+def write(file: Path, size: float) -> None:
     """Write interactions of about `size` bytes: ids by the million, a text and a list of their own in every row."""
-    rng, rows = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
     with pq.ParquetWriter(file, schema(), compression="zstd") as writer:
         while file.stat().st_size < size:
             writer.write_table(interactions(rng), row_group_size=ROWS)
-            rows += ROWS
-    return rows
 
 
 def schema() -> pa.Schema:
@@ -73,36 +72,29 @@ def tokens(rng: np.random.Generator, rows: int) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
-def measure(folder: Path, size: float) -> tuple[int, int]:
-    """Return the bytes of the data and the peak of the memory that inference took."""
-    folder.mkdir()
-    rows = write(folder / "interactions.parquet", size)
-    written = (folder / "interactions.parquet").stat().st_size
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", RUN, str(folder)], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - began
-    started, peak = (int(it) * 1024 for it in done.stdout.split())  # kB
-    print(
-        f"{written / 1e6:7.0f} MB of Parquet, {rows:,} rows: peak RSS {peak / 1e6:.0f} MB"
-        f" ({started / 1e6:.0f} MB of it before a row was read), {peak / written:.2f} of the data, {seconds:.1f} s"
-    )
-    return written, peak
-
-
-def main() -> None:
-    """Measure both sizes, and hold them against the bounds."""
-    size = 1e9 * float(sys.argv[1]) if len(sys.argv) > 1 else 1e9
+def measure(rounds: int = ROUNDS, size: float = 1e9) -> list[Figure]:
+    """Write data of that many bytes, and a tenth of them, and infer from each by turns."""
     with tempfile.TemporaryDirectory() as folder:
-        _, small = measure(Path(folder) / "tenth", size / 10)
-        written, large = measure(Path(folder) / "whole", size)
-    within = {
-        f"peak RSS at most {LIMIT} of the data": large <= LIMIT * written,
-        f"at most {GROWTH} times that for a tenth of the data": large <= GROWTH * small,
-    }
-    for bound, holds in within.items():
-        print(f"{bound}: {'yes' if holds else 'NO'}")
-    sys.exit(0 if all(within.values()) else 1)
+        tenth, whole = Path(folder) / "tenth", Path(folder) / "whole"
+        for place, bytes_of in ((tenth, size / 10), (whole, size)):
+            place.mkdir()
+            write(place / FILE, bytes_of)
+        written = (whole / FILE).stat().st_size
+        found = compared({"tenth": lambda: peak(tenth), "whole": lambda: peak(whole)}, rounds)
+    typical = statistics.median(found["whole"])
+    detail = f"{typical / 1e6:.0f} MB at the peak for {written / 1e6:.0f} MB"
+    growth = [large / small for large, small in zip(found["whole"], found["tenth"], strict=True)]
+    return [
+        Figure("peak memory of infer / Parquet", [it / written for it in found["whole"]], LIMIT, False, detail),
+        Figure("peak memory of infer, all of the data / a tenth", growth, GROWTH, False),
+    ]
+
+
+def peak(folder: Path) -> int:
+    """Return the most bytes that inference takes of memory, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", RUN, str(folder)], capture_output=True, text=True, check=True)
+    return int(done.stdout) * 1024  # kB
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report(measure(size=1e9 * float(sys.argv[1]) if len(sys.argv) > 1 else 1e9)))

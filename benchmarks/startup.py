@@ -2,18 +2,23 @@
 
     python benchmarks/startup.py
 
-Each is spawned in turn, ten times, so that a busy moment of the machine meets all alike. Exits with 1 when the median of
-a command is three times the median of the imports or more.
+Each is spawned by turns, so that a busy moment of the machine meets all alike. Exits with 1 when the median of a command is
+more than three times that of the imports.
 """
 
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
+from figures import ROUNDS, Figure, compared, report
+
 RUNS, LIMIT, FEATURES = 10, 3.0, 200
+IMPORTS = "import pydantic, yaml"
 SPECS = (
     "{{dtype: string, tags: [{side}, categorical], vocabulary: learned, embedding: {{dim: 16}}}}",
     "{{dtype: float32, tags: [{side}, continuous], normalize: standard}}",
@@ -39,26 +44,35 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def main() -> int:
-    """Measure, print, and return the exit code."""
+def measure(rounds: int = ROUNDS) -> list[Figure]:
+    """Spawn the imports and the commands by turns."""
+    os.environ.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # a checkout, too, may have the bytecode that an installed library has
     with tempfile.TemporaryDirectory() as folder:
         schema = Path(folder) / "schema.yaml"
         schema.write_text(schema_text(), encoding="utf-8")
         start = [sys.executable, "-c", "from schemaflow.cli.app import main; main()"]  # what the console script does
         commands = {
-            "import pydantic, yaml": [sys.executable, "-c", "import pydantic, yaml"],
+            IMPORTS: [sys.executable, "-c", IMPORTS],
             "schemaflow --help": [*start, "--help"],
             f"schemaflow validate, {FEATURES} features": [*start, "validate", str(schema)],
         }
-        for command in commands.values():
-            seconds(command)  # writes the bytecode, fills the disk's cache
-        runs = [{name: seconds(command) for name, command in commands.items()} for _ in range(RUNS)]
-    medians = {name: statistics.median(run[name] for run in runs) for name in commands}
-    base = next(iter(medians.values()))
-    for name, median in medians.items():
-        print(f"{name:35} {1000 * median:6.0f} ms  {median / base:5.2f}")
-    return int(max(medians.values()) >= LIMIT * base)
+        sides = {name: partial(seconds, command) for name, command in commands.items()}
+        compared(sides, 1)  # writes the bytecode, fills the disk's cache
+        found = compared(sides, rounds)
+    base = found.pop(IMPORTS)
+    return [
+        Figure(
+            f"{name} / {IMPORTS}",
+            [own / alone for own, alone in zip(times, base, strict=True)],
+            LIMIT,
+            at_least=False,
+            detail=f"{1000 * statistics.median(times):.0f} ms against {1000 * statistics.median(base):.0f} ms",
+        )
+        for name, times in found.items()
+    ]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(measure(RUNS)))

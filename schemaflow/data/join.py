@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemaflow.data.encode import Array, Columns, Lists, concatenate, encode, take
 from schemaflow.errors import DataError
@@ -34,6 +33,8 @@ class _Side:
         Raises:
             DataError: An id of the piece is not in the side table.
         """
+        import pyarrow.compute as pc
+
         ids = read_column(self.key, piece)
         found = pc.index_in(ids.values, value_set=self.ids)
         if found.null_count:
@@ -204,6 +205,8 @@ def _load(source: Source, key: Feature, features: Sequence[Feature], schema: Sch
 
 def refuse_repeated(ids: pa.Array, key: Feature, source: Source) -> None:
     """Raise `DataError` if an id stands twice in a table that should hold one row for each."""
+    import pyarrow.compute as pc
+
     counts = pc.value_counts(ids)
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):

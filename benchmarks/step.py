@@ -28,7 +28,7 @@ from figures import ROUNDS, Figure, compared, report
 from tutorial import BATCH, TRAINING_ROWS, Tutorial, opened
 
 import schemaflow as sf
-from schemaflow.sampling import Batch, sample
+from schemaflow.sampling import Batch, Sampler, sample
 
 TITLE = "The training step"
 ROWS = 8192
@@ -125,7 +125,7 @@ def vectors(rows: int, width: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 
 def loss_of(
-    samplers: tuple[Callable[[], sf.Sampler], ...] = (sf.InBatchSampler,),
+    samplers: tuple[Callable[[], Sampler], ...] = (sf.InBatchSampler,),
     corrected: bool = True,
     known: int = 0,
     by_hand: bool = False,

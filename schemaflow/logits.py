@@ -43,8 +43,6 @@ class Columns:
         row_ids: Of the rows' positives, [q], with `ids`.
         mask: True where a column takes part, [1, c] or [q, c].
         dropped: More columns of each row that are no negatives of it, [q, None] int32.
-        most: How many columns there are at most, where that many are only known when the graph runs: XLA must know the
-            number of blocks.
     """
 
     embeddings: tf.Tensor
@@ -54,7 +52,6 @@ class Columns:
     row_ids: tf.Tensor | None = None
     mask: tf.Tensor | None = None
     dropped: tf.RaggedTensor | None = None
-    most: tf.Tensor | None = None
 
     def factors(self, queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what the logits are the products of, [q, d] and [c, d]: `q . c - log q` is one of d = dim + 1.
@@ -150,8 +147,8 @@ def blockwise_loss(
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def total(queries: tf.Tensor, vectors: tf.Tensor, own: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         count, dim = tf.shape(queries)[0], queries.shape[1]
-        width = tf.shape(vectors)[0] if columns.most is None else columns.most
-        blocks = -(-count // tf.clip_by_value(BLOCK_LOGITS // tf.maximum(width, 1), 1, BLOCK_ROWS))
+        most = tf.clip_by_value(BLOCK_LOGITS // tf.maximum(tf.shape(vectors)[0], 1), 1, BLOCK_ROWS)
+        blocks = -(-count // most)
         size = -(-count // blocks)
 
         def add(block: tf.Tensor, by_vectors: tf.Tensor, *found: tf.TensorArray) -> tuple[tf.Tensor, ...]:

@@ -25,7 +25,6 @@ class Candidates:
             are no candidates.
         probability: Of each candidate's being among the negatives at all, [c] float32 above 0, or None if not asked for.
         own_probability: The same of each row's positive, [b] float32.
-        most: How many there are, or were before some were left out.
     """
 
     embeddings: tf.Tensor
@@ -35,7 +34,6 @@ class Candidates:
     own: tf.Tensor | None
     probability: tf.Tensor | None
     own_probability: tf.Tensor | None
-    most: tf.Tensor
 
     def compacted(self) -> "Candidates":
         """Return the negatives alone, each id once. XLA must do without: their number is known when the graph runs."""
@@ -100,5 +98,4 @@ def sample(
         first[:rows] if in_batch else None,
         probability,
         own_probability,
-        tf.size(ids),
     )

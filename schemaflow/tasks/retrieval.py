@@ -210,7 +210,6 @@ class RetrievalTask(keras.layers.Layer):
             **hits,
             mask=None if candidates.negative is None else candidates.negative[tf.newaxis, :],
             dropped=None if known is None else columns_of(known, candidates.ids),
-            most=candidates.most,
         )
         return self._loss_of(
             query_embeddings,

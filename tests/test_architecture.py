@@ -15,7 +15,7 @@ PACKAGE = Path(schemaflow.__file__).parent
 FLOORS = (
     {"errors"},
     {"registry"},
-    {"schema", "logits", "metrics"},
+    {"schema", "logits", "metrics", "ranking"},
     {"data", "datasets", "layers", "losses", "sampling", "index"},
     {"features"},
     {"inputs", "negatives", "tasks", "towers"},
@@ -37,7 +37,7 @@ HOMES = {
         "workflows", "cli",
     },
     "tensorflow": {
-        "logits", "data", "features", "layers", "losses", "sampling", "index", "inputs", "negatives", "towers",
+        "logits", "ranking", "data", "features", "layers", "losses", "sampling", "index", "inputs", "negatives", "towers",
         "tasks",
         "evaluation", "export", "models", "cli",
     },

@@ -82,12 +82,15 @@ def _below(
     width = tf.minimum(n, COLUMNS)
     columns = tf.zeros([rows], tf.int32) if noted is None else noted
 
-    def visit(start: tf.Tensor, skipped: tf.Tensor | int, below: tf.Tensor, own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def visit(
+        start: tf.Tensor, skipped: tf.Tensor | int, below: tf.Tensor, own: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         tile = candidates[start : start + width]  # [width, dim]
         scores = tf.matmul(queries, tile, transpose_b=True)  # [b, width]
         fresh = scores[:, skipped:]
         below += tf.stack(  # count_nonzero goes by way of int64
-            [tf.reduce_sum(tf.cast(fresh < bound[:, tf.newaxis], tf.int32), 1) for bound in tf.unstack(bounds, axis=1)], 1
+            [tf.reduce_sum(tf.cast(fresh < bound[:, tf.newaxis], tf.int32), 1) for bound in tf.unstack(bounds, axis=1)],
+            1,
         )
         if noted is not None:
             place = columns - start

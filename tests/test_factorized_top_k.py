@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import schemaflow as sf
-from schemaflow.errors import ConfigError
-from schemaflow.metrics import ranks_of
 from schemaflow import ranking
+from schemaflow.errors import ConfigError
 from schemaflow.tasks import factorized_top_k
+from tests.oracles import ranks_of
 
 ITEMS = tf.constant([[1.0], [3.0], [2.0], [-1.0]])  # for a query of 1, item 1 is first, item 2 second
 IDS = tf.constant([70, 10, 40, 20], tf.int64)
@@ -115,7 +115,7 @@ def worlds(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
 def test_ranks_are_those_of_the_evaluation(
     world: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], rows: int, columns: int
 ) -> None:
-    """By id, by string id, by score, and in blocks of any size: the rank of `metrics.ranks_of`."""
+    """By id, by string id, by score, and in blocks of any size: the rank by definition."""
     items, queries, positives, ids = world
     ranks = ranks_of(queries @ items.T, np.arange(len(queries)), positives)
     ks = (1, 2, 3, 5, 50)

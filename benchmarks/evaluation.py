@@ -56,7 +56,7 @@ def beside_tfrs(rounds: int) -> list[Figure]:
     query = corpus[positive] + 2.0 * rng.normal(size=(queries, dim)).astype(np.float32)
     ids = np.arange(candidates)
     metric = sf.FactorizedTopK(ks=(1, 5, 10, 50, 100)).set_candidates(corpus, ids)
-    update = tf.function(lambda q, c, i: metric.update_state(q, c, i))
+    update = tf.function(metric.update_state)
 
     def ours() -> float:
         metric.reset_state()

@@ -54,7 +54,9 @@ def figure(name: str, ours: list[dict[str, Any]], theirs: list[dict[str, Any]], 
         f" in {statistics.median(run['steps'] for run in runs):.0f} steps of {batch:,}"
         for runs, batch in ((ours, BATCH), (theirs, THEIR_BATCH))
     ]
-    return Figure(f"seconds of training / TensorFlow Recommenders, {name}", ratios, 1 / 20, False, " against ".join(sides))
+    return Figure(
+        f"seconds of training / TensorFlow Recommenders, {name}", ratios, 1 / 20, False, " against ".join(sides)
+    )
 
 
 def until(folder: Any, target: float, every: int) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""Ranks, and the metrics of ranks. Functions of arrays, no state.
-
-One tie rule for all: the rank of a positive is 1 + the candidates scored strictly higher + the candidates tied with it.
-A model that scores everything alike therefore comes last, not first.
-"""
+"""The metrics of ranks. Functions of arrays, no state."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,35 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["METRICS", "Floats", "Ints", "query_metrics", "ranks_of"]
+__all__ = ["METRICS", "Floats", "Ints", "query_metrics"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
 METRICS = ("recall", "ndcg", "mrr", "map")
 """The metrics that `query_metrics` gives, one ranking per query."""
-
-
-def ranks_of(scores: Floats, rows: Ints, columns: Ints) -> Ints:
-    """Return the rank of each positive in its row: `1 + |{s_j > s}| + |{s_j = s, j != positive}|`, [p] int64.
-
-    Args:
-        scores: [q, c] float; -inf where a candidate does not take part. A NaN counts as scored higher.
-        rows: The row of each positive, [p] int.
-        columns: The column of each positive, [p] int.
-
-    Example:
-        >>> ranks_of(np.array([[3.0, 1.0, 3.0, 2.0]]), np.array([0, 0]), np.array([0, 3])).tolist()
-        [2, 3]
-    """
-    own = scores[rows, columns]  # [p]
-    ranks = np.empty(len(rows), np.int64)
-    step = max(1, 2**24 // max(1, scores.shape[1]))  # 16M comparisons at a time
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        lower = (scores[rows[part]] < own[part, np.newaxis]).sum(axis=1)  # a NaN is never lower
-        ranks[part] = scores.shape[1] - lower  # all that is not lower, itself included
-    return ranks
 
 
 def query_metrics(ranks: Ints, relevant: Ints, query: Ints, queries: int, ks: Sequence[int]) -> Mapping[str, Floats]:

@@ -15,7 +15,7 @@ PACKAGE = Path(schemaflow.__file__).parent
 FLOORS = (
     {"errors"},
     {"registry"},
-    {"schema", "logits", "metrics"},
+    {"schema", "logits", "metrics", "ranking"},
     {"data", "datasets", "layers", "losses", "sampling", "optimizers", "index"},
     {"features"},
     {"inputs", "negatives", "tasks", "towers"},
@@ -38,7 +38,8 @@ HOMES = {
         "workflows", "cli",
     },
     "tensorflow": {
-        "logits", "data", "features", "layers", "losses", "sampling", "optimizers", "index", "inputs", "negatives", "towers",
+        "logits", "ranking", "data", "features", "layers", "losses", "sampling", "optimizers", "index", "inputs",
+        "negatives", "towers",
         "tasks",
         "evaluation", "export", "models", "cli",
     },

@@ -11,7 +11,7 @@ import pytest
 
 import schemaflow as sf
 from schemaflow.errors import ConfigError, DataError
-from schemaflow.evaluation import judge
+from schemaflow.evaluation import firsts
 from schemaflow.schema.sides import sides_of
 
 SCHEMA = sf.Schema((
@@ -122,11 +122,12 @@ def test_users_out_of_the_vocabulary_are_different_users() -> None:
     assert report.protocol["positives dropped (in exclude)"] == 0
 
 
-def test_blocks_of_queries_change_nothing(
+def test_tiles_change_nothing(
     trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sf.evaluate(trained, data.interactions, data.items, ks=(5, 20))
-    monkeypatch.setattr(judge, "BLOCK", 7 * 60)
+    monkeypatch.setattr(firsts, "ROWS", 7)
+    monkeypatch.setattr(firsts, "COLUMNS", 11)
     assert dict(sf.evaluate(trained, data.interactions, data.items, ks=(5, 20))) == pytest.approx(dict(whole))
 
 

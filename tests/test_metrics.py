@@ -1,28 +1,14 @@
-"""Ranks and metrics by hand, and against an independent implementation."""
+"""Metrics of ranks by hand, and against an independent implementation."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemaflow.metrics import query_metrics, ranks_of
+from schemaflow.metrics import query_metrics
+from tests.oracles import ranks_of
 
 pytestmark = pytest.mark.short
-
-
-def test_ties_count_against_the_positive() -> None:
-    scores = np.array([[3.0, 1.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
-    assert ranks_of(scores, np.array([0, 0, 0, 1]), np.array([0, 3, 1, 2])).tolist() == [2, 3, 4, 4]
-
-
-def test_a_collapsed_model_scores_near_zero() -> None:
-    ranks = ranks_of(np.zeros((50, 1000), np.float32), np.arange(50), np.arange(50))
-    assert set(ranks.tolist()) == {1000}
-
-
-def test_nan_comes_last_and_excluded_candidates_do_not_count() -> None:
-    scores = np.array([[np.nan, 1.0, -np.inf, 5.0]])
-    assert ranks_of(scores, np.array([0, 0]), np.array([0, 3])).tolist() == [4, 2]
 
 
 def test_metrics_by_hand() -> None:

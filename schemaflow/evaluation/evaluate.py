@@ -7,15 +7,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import tensorflow as tf
 
-from schemaflow.data.encode import Array
+from schemaflow.data.encode import Array, Lists
 from schemaflow.data.join import as_side_table, read_ids, read_table, refuse_repeated
 from schemaflow.errors import ConfigError, DataError
-from schemaflow.evaluation.judge import Excluded, Judge
+from schemaflow.evaluation.firsts import Excluded, nearest, popular
+from schemaflow.evaluation.judge import Judge
 from schemaflow.evaluation.queries import codes_of, distinct_queries, positions_of, user_id_of
 from schemaflow.evaluation.report import Report
-from schemaflow.metrics import Floats
+from schemaflow.metrics import Ints
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.rows import rows_in
 from schemaflow.schema.schema import Schema
@@ -89,7 +89,8 @@ def evaluate(
     user_id = user_id_of(schema)
     users = None if user_id is None or user_id.source not in source.columns else read_ids(source, user_id)
     user_of_query = positives.users_of(users)
-    excluded, refused = None, _refused(source, schema, sides, tables)
+    excluded = Excluded(np.empty(0, np.int64), len(identifiers))
+    refused = _refused(source, schema, sides, tables)
     kept = ~refused
     if exclude is not None:
         if user_id is None or users is None:
@@ -107,23 +108,20 @@ def evaluate(
             else f"are marked by {sides.explicit_negative and sides.explicit_negative.name}"
         )
         raise NothingToFindError(f"{source.name}: no positive is left to find: all {len(kept)} {why}")
-    judge = Judge(
-        positives.query[kept], item[kept], codes_of(user_of_query), len(identifiers), tuple(sorted(set(ks))), excluded
-    )
+    judge = Judge(positives.query[kept], item[kept], codes_of(user_of_query), len(identifiers), tuple(sorted(set(ks))))
 
     vectors = model.candidate_embeddings(catalogue, tables=tables)
     queries = model.query_embeddings(positives.dataset())
-    if not (np.isfinite(vectors).all() and np.isfinite(queries).all()):
+    if not np.isfinite(_longest(queries) * _longest(vectors)):  # no |q . c| is above |q| |c|
         raise DataError(
-            "the model's vectors are not finite: its training diverged; lower the learning rate and train again"
+            "the model's vectors are not finite, or so long that their products are not: its training diverged; lower the"
+            " learning rate and train again"
         )
-    metrics = judge(lambda part: tf.matmul(queries[part], vectors, transpose_b=True).numpy())
+    metrics = judge(nearest(queries, vectors, judge.depth, excluded))
     popularity: Mapping[str, float] = {}
     counts = _item_counts(schema, sides.item_id, identifiers)
     if counts is not None:
-        popularity = judge(
-            lambda part: np.broadcast_to(counts, (len(range(*part.indices(positives.queries))), len(counts)))
-        )
+        popularity = judge(popular(counts, positives.queries, judge.depth, excluded))
     protocol = {
         "interactions": len(item),
         "queries": judge.asked,
@@ -159,20 +157,24 @@ def _excluded(users: pa.Array, items: pa.Array, user_of_query: pa.Array, identif
     distinct = user_of_query.unique()
     user, item = positions_of(users, distinct), positions_of(items, identifiers)
     here = (user >= 0) & (item >= 0)
-    pairs = np.unique(user[here] * width + item[here])  # [pairs], by distinct user
-    of_query = positions_of(user_of_query, distinct)  # a user may have several queries
-    starts, ends = np.searchsorted(pairs, of_query * width), np.searchsorted(pairs, (of_query + 1) * width)
-    cells = [
-        query * width + pairs[low:high] % width for query, (low, high) in enumerate(zip(starts, ends, strict=True))
-    ]
-    return Excluded(np.concatenate(cells), width)
+    pairs = np.unique(user[here] * width + item[here])  # [pairs]
+    by_user = Lists(pairs % width, np.searchsorted(pairs, np.arange(len(distinct) + 1) * width))
+    by_query = by_user.take(positions_of(user_of_query, distinct))  # a user may have several queries
+    query = np.repeat(np.arange(len(by_query)), np.diff(by_query.splits))
+    return Excluded(query * width + by_query.values, width)
 
 
-def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Floats | None:
-    """Return each candidate's number of interactions, [candidates] float32, where the schema has counted them."""
+def _longest(vectors: Array) -> np.floating[Any]:
+    """Return the length of the longest vector, NaN or infinite where one is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.sqrt(np.einsum("ij,ij->i", vectors, vectors).max())
+
+
+def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Ints | None:
+    """Return each candidate's number of interactions, [candidates] int, where the schema has counted them."""
     counts = schema.counts(item_id)
     if counts is None:
         return None
     rows = rows_in(schema.domains[item_id.table], schema.vocabulary(item_id.table), identifiers)
     own = rows >= schema.domains[item_id.table].reserved  # the rows before are shared by all that was never seen
-    return np.where(own, counts[rows], 0).astype(np.float32)
+    return np.where(own, counts[rows], 0)

@@ -1,37 +1,22 @@
-"""One protocol applied to any scores: the model's and popularity's are judged alike."""
+"""One protocol applied to any ranking: the model's and popularity's are judged alike."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
-from schemaflow.data.encode import Array
-from schemaflow.metrics import Floats, Ints, query_metrics, ranks_of
+from schemaflow.evaluation.firsts import Firsts
+from schemaflow.metrics import Floats, Ints, query_metrics
 
-__all__ = ["Excluded", "Judge"]
+__all__ = ["Judge"]
 
-BLOCK = 2**25
-"""Scores in memory at a time: 128 MB of float32."""
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """The candidates that are not ranked for each query, as sorted cells `query * candidates + candidate`."""
-
-    cells: Ints
-    candidates: int
-
-    def of(self, start: int, end: int) -> tuple[Ints, Ints]:
-        """Return (row, candidate) of the cells of queries start to end, rows counted from start."""
-        low, high = np.searchsorted(self.cells, [start * self.candidates, end * self.candidates])
-        cells = self.cells[low:high]
-        return cells // self.candidates - start, cells % self.candidates
+BEYOND = np.iinfo(np.int64).max
+"""The rank of what is not among the first ones: beyond every cut-off."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """One protocol: which positives, which exclusions, which cut-offs; applied to any scores.
+    """One protocol: which positives, which cut-offs; applied to any ranking.
 
     Args:
         query: The query of each positive interaction, [rows] int.
@@ -39,7 +24,6 @@ class Judge:
         user: The user of each query, [queries] int.
         candidates: How many.
         ks: The cut-offs, rising.
-        excluded: What is not ranked for whom.
     """
 
     query: Ints
@@ -47,39 +31,42 @@ class Judge:
     user: Ints
     candidates: int
     ks: tuple[int, ...]
-    excluded: Excluded | None
+
+    @property
+    def depth(self) -> int:
+        """How many first ones of each query a judgement needs: one more than the largest cut-off, to know of ties with it."""
+        return self.ks[-1] + 1
 
     @property
     def asked(self) -> int:
         """How many queries have a positive."""
         return len(np.unique(self.query))
 
-    def __call__(self, scores_of: Callable[[slice], Array]) -> dict[str, float]:
-        """Return the metrics of scores.
+    def __call__(self, ranking: Iterable[Firsts]) -> dict[str, float]:
+        """Return the metrics of a ranking.
 
         Args:
-            scores_of: Scores of the queries of a slice, [queries, candidates].
+            ranking: The first `depth` of all queries, in their order, some queries after the others.
         """
         queries = len(self.user)
         found = self.item >= 0
         # distinct (query, candidate) pairs: an item that a user chose twice is one positive of the ranking
         cells, cell_of_row = np.unique(self.query[found] * self.candidates + self.item[found], return_inverse=True)
-        ranks = np.empty(len(cells), np.int64)
+        ranks = np.full(len(cells), BEYOND)
         shown = {k: np.zeros(self.candidates, bool) for k in self.ks}
-        step = max(1, BLOCK // self.candidates)
-        for start in range(0, queries, step):
-            end = min(start + step, queries)
-            scores = scores_of(slice(start, end))
-            if self.excluded is not None:
-                scores = np.array(scores)
-                scores[self.excluded.of(start, end)] = -np.inf
-            low, high = np.searchsorted(cells, [start * self.candidates, end * self.candidates])
-            ranks[low:high] = ranks_of(
-                scores, cells[low:high] // self.candidates - start, cells[low:high] % self.candidates
-            )
-            self._show(scores, shown)
+        start = 0
+        for firsts in ranking:
+            rows = np.arange(start, start + len(firsts.candidates))
+            here = np.where(firsts.candidates < 0, -1, rows[:, np.newaxis] * self.candidates + firsts.candidates)
+            place = np.minimum(np.searchsorted(cells, here), max(0, len(cells) - 1))  # [b, depth]
+            hit = cells[place] == here if len(cells) else np.zeros(here.shape, bool)
+            ranks[place[hit]] = firsts.ranks()[hit]
+            for k, seen in shown.items():
+                first = firsts.candidates[:, :k]
+                seen[first[first >= 0]] = True
+            start += len(rows)
         # a positive that is no candidate is beyond every cut-off, even one beyond the catalogue
-        row_ranks = np.full(len(self.query), np.iinfo(np.int64).max)
+        row_ranks = np.full(len(self.query), BEYOND)
         row_ranks[found] = ranks[cell_of_row]
         relevant = self._relevant(queries, cells)
         asked = np.flatnonzero(relevant)
@@ -100,11 +87,3 @@ class Judge:
         user = self.user[asked]
         queries = np.bincount(user)
         return float((np.bincount(user, weights=values)[queries > 0] / queries[queries > 0]).mean())
-
-    def _show(self, scores: Array, shown: dict[int, Array]) -> None:
-        """Mark the candidates that are among the first k of any row; excluded ones never are."""
-        largest = min(self.ks[-1], self.candidates)
-        best, top = tf.math.top_k(scores, largest)
-        best, top = best.numpy(), top.numpy()
-        for k, seen in shown.items():
-            seen[top[:, :k][best[:, :k] > -np.inf]] = True

@@ -9,14 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.ranking import counts_below, ranks_of
 from schemaflow.registry import register
 from schemaflow.schema.sources import ArrowStream, Source
 from schemaflow.tasks.checks import require_shape
 
 __all__ = ["FactorizedTopK"]
-
-SCORES = 2**25
-"""Scores in memory at a time, 128 MB of them."""
 
 TOLERANCE = 1e-5
 """Scores nearer than this share of |q| |c| are tied where a positive is known by its score alone."""
@@ -227,46 +225,18 @@ class FactorizedTopK(keras.metrics.Metric):
         place = tf.minimum(tf.searchsorted(self._keys, keys), tf.size(self._keys) - 1)  # [q]
         known = tf.gather(self._keys, place) == keys
         rows = tf.gather(self._rows, place)  # [q], of another candidate where the positive is none
-
-        def rank(scores: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            own = tf.gather(scores, rows, axis=1, batch_dims=1)[:, tf.newaxis]  # [b, 1]
-            # all that is not lower, itself included: so a NaN counts as higher
-            return tf.shape(scores)[1] - _count(scores < own), ~tf.math.is_nan(own[:, 0])
-
-        ranks, scored = self._by_blocks(rank, queries, rows)
-        return ranks, known & scored
+        return ranks_of(queries, tf.convert_to_tensor(self._vectors), rows), known
 
     def _ranks_by_score(self, queries: tf.Tensor, positives: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what `_ranks_by_id` does, for positives without an id."""
         own = tf.reduce_sum(queries * positives, axis=1)  # [q]
         tolerance = TOLERANCE * tf.norm(queries, axis=1) * tf.norm(positives, axis=1)  # [q]
-
-        def rank(scores: tf.Tensor, bounds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            # what is neither lower nor higher is tied, and one of the tied is the positive itself
-            not_lower = tf.shape(scores)[1] - _count(scores < bounds[:, :1])
-            higher = tf.shape(scores)[1] - _count(scores <= bounds[:, 1:])
-            return tf.maximum(not_lower, higher + 1), ~tf.math.is_nan(bounds[:, 0])
-
-        return self._by_blocks(rank, queries, tf.stack([own - tolerance, own + tolerance], axis=1))
-
-    def _by_blocks(self, rank: Any, queries: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return `rank(scores [b, n], others [b, ...])` of all queries, a block of so many at a time as memory allows."""
+        tolerance = tf.maximum(tolerance, np.finfo(np.float32).tiny)  # so that the scores of zeros are tied, too
         vectors = tf.convert_to_tensor(self._vectors)  # [n, dim]
-        rows = tf.shape(queries)[0]
-        block = tf.maximum(1, tf.minimum(rows, SCORES // tf.shape(vectors)[0]))
-        blocks = tf.maximum(1, -(-rows // block))  # of no rows too: an empty loop has no shape
-
-        def split(tensor: tf.Tensor) -> tf.Tensor:  # [q, ...] -> [blocks, block, ...], the last filled with zeros
-            padded = tf.pad(tensor, [[0, blocks * block - rows]] + [[0, 0]] * (tensor.shape.rank - 1))
-            return tf.reshape(padded, tf.concat([[blocks, block], tf.shape(tensor)[1:]], 0))
-
-        ranks, found = tf.map_fn(
-            lambda it: rank(tf.matmul(it[0], vectors, transpose_b=True), it[1]),
-            (split(queries), split(others)),
-            fn_output_signature=(tf.int32, tf.bool),
-            parallel_iterations=1,  # several at a time would be several blocks in memory
-        )
-        return tf.reshape(ranks, [-1])[:rows], tf.reshape(found, [-1])[:rows]
+        below = counts_below(queries, vectors, tf.stack([own - tolerance, own + tolerance], axis=1))  # [q, 2]
+        # what is neither lower nor higher is tied, and one of the tied is the positive itself
+        ranks = tf.shape(vectors)[0] - tf.minimum(below[:, 0], below[:, 1] - 1)
+        return ranks, ~tf.math.is_nan(own)
 
 
 def _is_table(candidates: Any) -> bool:
@@ -311,7 +281,3 @@ def _assigned(variable: Any, value: tf.Tensor, shape: list[None]) -> Any:
         return tf.Variable(value, trainable=False, shape=shape)
     variable.assign(value)
     return variable
-
-
-def _count(chosen: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(tf.cast(chosen, tf.int32), axis=1)  # count_nonzero goes by way of int64

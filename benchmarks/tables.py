@@ -63,7 +63,9 @@ def _figure(name: str, steps: dict[str, list[float]], over: int, under: int, bar
 
 def _child(*arguments: Any) -> "subprocess.Popen[str]":
     command = [sys.executable, __file__, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
 
 
 def _step_times(*sides: tuple[str, int], rounds: int) -> dict[str, list[float]]:

@@ -108,9 +108,7 @@ class EmbeddingTable(keras.layers.Layer):
             ids = tf.RaggedTensor.from_tensor(ids)
         return tf.cast(self._combine(ids, combiner, weights, jit), self.compute_dtype)
 
-    def _combine(
-        self, ids: tf.RaggedTensor, combiner: str, weights: tf.RaggedTensor | None, jit: bool
-    ) -> tf.Tensor:
+    def _combine(self, ids: tf.RaggedTensor, combiner: str, weights: tf.RaggedTensor | None, jit: bool) -> tf.Tensor:
         if combiner not in COMBINERS:
             raise ConfigError(
                 f'unknown combiner "{combiner}"{suggest(combiner, COMBINERS)} (known: {", ".join(COMBINERS)})'
@@ -162,7 +160,7 @@ def _summed(vectors: tf.Tensor, row: tf.Tensor, rows: tf.Tensor, jit: bool) -> t
     if jit:
         return tf.math.unsorted_segment_sum(vectors, row, rows)
 
-    @tf.custom_gradient
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
     def sums(vectors: tf.Tensor) -> tuple[tf.Tensor, Any]:
         total = tf.math.segment_sum(vectors, row)  # [up to the last list that is not empty, dim]
         total = tf.pad(total, [[0, tf.cast(rows, tf.int32) - tf.shape(total)[0]], [0, 0]])

@@ -226,9 +226,8 @@ class Adagrad(_RowSparse):
 
     def _accumulator(self, variable: keras.Variable) -> keras.Variable:
         def initializer(shape: Any, dtype: Any = None) -> tf.Tensor:
-            return tf.fill(
-                shape, tf.cast(self.initial_accumulator_value, dtype)
-            )  # Keras's Constant takes twice the memory
+            value = tf.cast(self.initial_accumulator_value, dtype)
+            return tf.fill(shape, value)  # Keras's Constant takes the memory twice
 
         if self.row_wise and variable.name == "embeddings" and len(variable.shape) == 2:
             name = f"{variable.path.replace('/', '_')}_accumulator"  # as Keras names slots

@@ -45,6 +45,10 @@ class _RowSparse(keras.optimizers.Optimizer):
         kwargs.pop("amsgrad", None)
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
 
+    @property
+    def _clips(self) -> bool:
+        return bool(self.clipnorm or self.clipvalue)
+
     def _step(
         self, gradient: tf.Tensor, slots: Sequence[tf.Tensor], learning_rate: tf.Tensor
     ) -> tuple[tf.Tensor, Sequence[tf.Tensor]]:
@@ -53,7 +57,7 @@ class _RowSparse(keras.optimizers.Optimizer):
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Apply gradients as any Keras optimizer does."""
-        if self.clipnorm or self.clipvalue:  # what is clipped is a row's whole gradient
+        if self._clips:  # what is clipped is a row's whole gradient
             grads = [summed(it) if isinstance(it, tf.IndexedSlices) else it for it in grads]
         super().apply(grads, trainable_variables)
 
@@ -73,8 +77,9 @@ class _RowSparse(keras.optimizers.Optimizer):
                 slot.assign(new)
             variable.assign_sub(change)
             return
-        # rows may still stand twice: the gradients of several devices come one after the other
-        gradient = summed(gradient)
+        # once, unless the gradients of several devices came one after the other: XLA's tf.unique errs on what it made itself
+        if not self._clips or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            gradient = summed(gradient)
         rows = gradient.indices  # [n]
         old = [tf.gather(slot, rows) for slot in slots]  # of a variable: the rows alone are read
         change, values = self._step(tf.cast(gradient.values, variable.dtype), old, rate)
@@ -201,7 +206,7 @@ class Adagrad(_RowSparse):
 
     def __init__(
         self,
-        learning_rate: Any = 0.1,
+        learning_rate: Any = 0.05,
         initial_accumulator_value: float = 1e-10,
         epsilon: float = 1e-16,
         row_wise: bool = False,
@@ -221,9 +226,8 @@ class Adagrad(_RowSparse):
 
     def _accumulator(self, variable: keras.Variable) -> keras.Variable:
         def initializer(shape: Any, dtype: Any = None) -> tf.Tensor:
-            return tf.fill(
-                shape, tf.cast(self.initial_accumulator_value, dtype)
-            )  # Keras's Constant takes twice the memory
+            value = tf.cast(self.initial_accumulator_value, dtype)
+            return tf.fill(shape, value)  # Keras's Constant takes the memory twice
 
         if self.row_wise and variable.name == "embeddings" and len(variable.shape) == 2:
             name = f"{variable.path.replace('/', '_')}_accumulator"  # as Keras names slots

@@ -83,6 +83,8 @@ OTHERS = {
     "loss/logistic": losses.logistic,
     "loss/top1": losses.top1,
     "metric/factorized-top-k": sf.FactorizedTopK,
+    "optimizer/adagrad": sf.optimizers.Adagrad,  # contract: test_optimizers.py
+    "optimizer/adam": sf.optimizers.Adam,
 }
 
 

@@ -20,6 +20,9 @@ EMBEDDINGS = sf.EmbeddingOptions(embedding_dim_default=4)
 OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(0.05),
     "adagrad": lambda: keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.3),
+    "adam of rows": lambda: sf.optimizers.Adam(0.05),
+    "adagrad of rows": lambda: sf.optimizers.Adagrad(0.1, initial_accumulator_value=0.3),
+    "adagrad, one number a row": lambda: sf.optimizers.Adagrad(0.1, initial_accumulator_value=0.3, row_wise=True),
     "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
     "schedule": lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.3, 20), momentum=0.9),
 }

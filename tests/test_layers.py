@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 import schemaflow as sf
 from schemaflow.errors import ConfigError
@@ -41,6 +43,67 @@ def test_combiners_leave_padding_out_and_give_zero_for_an_empty_list(
 
 def test_row_zero_is_a_value_where_ids_are_rows() -> None:
     assert table(padding=False)(tf.ragged.constant([[0, 1]])).numpy().tolist() == [[5.0, 3.5]]
+
+
+lists_of_ids = st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=5)
+
+
+@given(
+    lists=lists_of_ids,
+    combiner=st.sampled_from(COMBINERS),
+    weighted=st.booleans(),
+    padding=st.booleans(),
+    jit=st.booleans(),
+)
+def test_lists_and_their_gradients_are_as_by_hand(
+    lists: list[list[int]], combiner: str, weighted: bool, padding: bool, jit: bool
+) -> None:
+    weighted = weighted and combiner != "max"
+    ids = tf.ragged.constant(lists, ragged_rank=1, dtype=tf.int32)
+    shares = [[0.5 * (1 + (place + row) % 3) for place, row in enumerate(it)] for it in lists]
+    weights = tf.ragged.constant(shares, ragged_rank=1, dtype=tf.float32) if weighted else None
+    upstream = np.arange(1.0, 2 * len(lists) + 1, dtype=np.float32).reshape(-1, 2)
+    made = table(padding)
+    with tf.GradientTape() as tape:
+        vectors = made(ids, combiner=combiner, weights=weights, jit=jit)
+        loss = tf.reduce_sum(vectors * upstream)
+    gradient = tape.gradient(loss, made.embeddings.value)
+    assert isinstance(gradient, tf.IndexedSlices)
+    expected, slope = np.zeros((len(lists), 2)), np.zeros((4, 2))
+    for place, (row, share) in enumerate(zip(lists, shares, strict=True)):
+        kept = [(i, w if weighted else 1.0) for i, w in zip(row, share, strict=True) if i or not padding]
+        if not kept:
+            continue
+        if combiner == "max":
+            stack = np.stack([ROWS[i] for i, _ in kept])
+            expected[place] = stack.max(axis=0)
+            for column in range(2):  # those that tie share alike
+                ties = [i for i, _ in kept if ROWS[i, column] == stack[:, column].max()]
+                for i in ties:
+                    slope[i, column] += upstream[place, column] / len(ties)
+            continue
+        w = np.array([it for _, it in kept])
+        norm = {"sum": 1.0, "mean": w.sum(), "sqrtn": np.sqrt((w**2).sum())}[combiner]
+        for i, it in kept:
+            expected[place] += it * ROWS[i] / norm
+            slope[i] += it * upstream[place] / norm
+    assert vectors.numpy() == pytest.approx(expected, rel=1e-6)
+    assert tf.convert_to_tensor(gradient).numpy() == pytest.approx(slope, rel=1e-6)
+
+
+def test_a_large_table_begins_in_chunks_as_it_would_at_once() -> None:
+    """70 thousand rows of 64 are two chunks."""
+    made = [sf.EmbeddingTable(70_000, 64, keras.initializers.TruncatedNormal(stddev=0.05, seed=7)) for _ in range(2)]
+    first, second = (it.embeddings.numpy() for it in made)
+    assert np.array_equal(first, second)
+    assert first.std() == pytest.approx(np.std(keras.initializers.TruncatedNormal(stddev=0.05)((9999, 64))), rel=0.01)
+    assert abs(first.mean()) < 1e-4
+    assert len(np.unique(first[:, :4], axis=0)) == 70_000  # no chunk is the twin of another
+    small = sf.EmbeddingTable(9, 4, keras.initializers.TruncatedNormal(stddev=0.05, seed=7)).embeddings.numpy()
+    assert np.array_equal(small, keras.initializers.TruncatedNormal(stddev=0.05, seed=7)((9, 4)).numpy())
+    whole = keras.initializers.GlorotUniform(seed=7)  # as wide as the table has rows
+    assert np.array_equal(sf.EmbeddingTable(70_000, 64, whole).embeddings.numpy(), whole((70_000, 64)).numpy())
+    assert (sf.EmbeddingTable(70_000, 64, "ones").embeddings.numpy() == 1.0).all()
 
 
 def test_the_padding_row_gets_no_gradient() -> None:

@@ -117,7 +117,9 @@ class EmbeddingTable(keras.layers.Layer):
             raise ConfigError("the combiner max takes no weights; use mean, sum or sqrtn")
         values, row, rows = ids.values, _rows_of(ids), ids.nrows()  # [n], [n], scalar
         share = None if weights is None else tf.cast(weights.values, self.embeddings.dtype)  # [n]
-        if self.padding:  # is left out here, among whole numbers: each pass over [n, dim] costs as much as the lookup
+        if self.padding and jit:
+            row = tf.where(tf.equal(values, 0), tf.constant(-1, row.dtype), row)  # sums leave negative rows out
+        elif self.padding:  # is left out here, among whole numbers: a pass over [n, dim] costs as much as the lookup
             kept = tf.where(tf.not_equal(values, 0))[:, 0]  # [m]; n below is this m
             values, row = tf.gather(values, kept), tf.gather(row, kept)
             share = None if share is None else tf.gather(share, kept)
@@ -154,16 +156,14 @@ def _rows_of(lists: tf.RaggedTensor) -> tf.Tensor:
 
 
 def _summed(vectors: tf.Tensor, row: tf.Tensor, rows: tf.Tensor, jit: bool) -> tf.Tensor:
-    """Return the sums of the vectors [n, dim] of each row, [rows, dim]; `row` [n] is sorted."""
+    """Return the sums of the vectors [n, dim] of each row, [rows, dim]; `row` [n] is sorted, but with jit."""
+    if jit:
+        return tf.math.unsorted_segment_sum(vectors, row, rows)
 
-    @tf.custom_gradient
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
     def sums(vectors: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        if jit:
-            total = tf.math.unsorted_segment_sum(vectors, row, rows)
-        else:
-            total = tf.math.segment_sum(vectors, row)  # [up to the last list that is not empty, dim]
-            total = tf.pad(total, [[0, tf.cast(rows, tf.int32) - tf.shape(total)[0]], [0, 0]])
-        # TensorFlow's own gradient of the former goes over [n, dim] four times, for rows that are not there
+        total = tf.math.segment_sum(vectors, row)  # [up to the last list that is not empty, dim]
+        total = tf.pad(total, [[0, tf.cast(rows, tf.int32) - tf.shape(total)[0]], [0, 0]])
         return total, lambda upstream: tf.gather(upstream, row)
 
     return sums(vectors)

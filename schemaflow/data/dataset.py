@@ -98,7 +98,7 @@ def read_parquet(
 
     signature = {encoded_name(feature.name): _signature(schema, feature) for feature in joined.features}
     dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature).prefetch(1)
-    dataset = dataset.flat_map(partial(_batches, batch_size)).take(steps)
+    dataset = dataset.map(partial(_batches, batch_size)).unbatch().take(steps)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
 
@@ -132,24 +132,18 @@ def _signature(schema: Schema, feature: Any) -> Any:
     return {"values": flat, "splits": tf.TensorSpec([None], tf.int64)} if feature.ragged else flat
 
 
-def _batches(size: int, block: dict[str, Any]) -> tf.data.Dataset:
-    """Return the batches of a block."""
-    first = next(iter(block.values()))
-    rows = tf.shape(first["splits"], tf.int64)[0] - 1 if isinstance(first, dict) else tf.shape(first, tf.int64)[0]
-
-    def batch(start: tf.Tensor) -> dict[str, Any]:
-        stop = tf.minimum(start + size, rows)
-        return {name: _cut(it, start, stop) for name, it in block.items()}
-
-    return tf.data.Dataset.range(0, rows, size).map(batch)
+def _batches(size: int, block: dict[str, Any]) -> dict[str, Any]:
+    """Return the batches of a block, [batches, batch, ...]."""
+    return {name: _stacked(it, size) for name, it in block.items()}
 
 
-def _cut(column: Any, start: tf.Tensor, stop: tf.Tensor) -> Any:
+def _stacked(column: Any, size: int) -> Any:
     if not isinstance(column, dict):
-        return column[start:stop]
-    splits = column["splits"][start : stop + 1]
-    values = column["values"][splits[0] : splits[-1]]
-    return tf.RaggedTensor.from_row_splits(values, splits - splits[0], validate=False)
+        rows = tf.shape(column)[0]
+        return tf.reshape(column, tf.concat([[-1, tf.minimum(rows, size)], tf.shape(column)[1:]], axis=0))
+    lists = tf.RaggedTensor.from_row_splits(column["values"], column["splits"], validate=False)
+    rows = lists.nrows()
+    return tf.RaggedTensor.from_row_splits(lists, tf.range(0, rows + 1, tf.minimum(rows, size)), validate=False)
 
 
 def _rows_of(shard: tuple[int, int] | None, rows: int) -> range:

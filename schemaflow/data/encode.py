@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,21 +56,16 @@ def rows_of(columns: Columns) -> int:
     return len(next(iter(columns.values())))
 
 
-@dataclass(frozen=True)
-class Span:
-    """Some rows of columns that follow each other.
-
-    Args:
-        columns: The columns.
-        start: The first of the rows.
-        stop: The one after the last.
-    """
+class Span(NamedTuple):
+    """Some rows of columns that follow each other: from `start` to before `stop`."""
 
     columns: Columns
     start: int
     stop: int
 
-    def __len__(self) -> int:
+    @property
+    def rows(self) -> int:
+        """How many there are."""
         return self.stop - self.start
 
 
@@ -89,7 +84,7 @@ def _join(name: str, spans: Sequence[Span]) -> Array | Lists:
     if not isinstance(columns[0], Lists):
         return np.concatenate([it[span.start : span.stop] for it, span in zip(columns, spans, strict=True)])
     bounds = [it.splits[span.start : span.stop + 1] for it, span in zip(columns, spans, strict=True)]
-    splits = np.zeros(sum(map(len, spans)) + 1, np.int64)
+    splits = np.zeros(sum(span.rows for span in spans) + 1, np.int64)
     np.cumsum(np.concatenate([np.diff(it) for it in bounds]), out=splits[1:])
     return Lists(np.concatenate([it.values[at[0] : at[-1]] for it, at in zip(columns, bounds, strict=True)]), splits)
 
@@ -97,7 +92,7 @@ def _join(name: str, spans: Sequence[Span]) -> Array | Lists:
 def encoded_dtype(schema: Schema, feature: Feature) -> np.dtype[Any]:
     """Return the NumPy dtype of a feature's encoded values: rows int32 (int64 for tables beyond that), numbers float32."""
     if feature.kind == "categorical":
-        return np.dtype(np.int32 if schema.rows(feature.table) <= np.iinfo(np.int32).max else np.int64)
+        return np.dtype(np.int32 if schema.rows(feature.table) < 1 << 31 else np.int64)
     if feature.kind in ("continuous", "vector", "weights"):
         return np.dtype(np.float32)
     return np.dtype(object if feature.dtype == "string" else feature.dtype)

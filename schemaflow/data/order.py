@@ -50,20 +50,33 @@ def shuffled(joined: Joined, rows: range, batch_size: int, seed: int) -> Iterato
 
 
 def whole_batches(spans: Iterator[Span], batch_size: int) -> Iterator[Columns]:
-    """Yield the rows of all spans in blocks of whole batches, but for the last."""
+    """Yield the rows of all spans in blocks of whole batches; what is left in the end is a block of its own."""
     most = max(BLOCK_ROWS // batch_size, 1) * batch_size
     held: list[Span] = []
     rows = 0
     for span in spans:
         held.append(span)
-        rows += len(span)
+        rows += span.rows
         while rows >= most:
-            last = held.pop()
-            cut = last.stop - (rows - most)
-            yield concatenate([*held, Span(last.columns, last.start, cut)])
-            held, rows = [Span(last.columns, cut, last.stop)], rows - most
-    if rows:
-        yield concatenate(held)
+            block, held = _split(held, most)
+            yield concatenate(block)
+            rows -= most
+    for size in (rows - rows % batch_size, rows % batch_size):
+        if size:
+            block, held = _split(held, size)
+            yield concatenate(block)
+
+
+def _split(spans: Sequence[Span], rows: int) -> tuple[list[Span], list[Span]]:
+    """Return the first rows of spans, and the others."""
+    first: list[Span] = []
+    for number, (columns, start, stop) in enumerate(spans):
+        if stop - start >= rows:
+            cut = start + rows
+            return [*first, Span(columns, start, cut)], [Span(columns, cut, stop), *spans[number + 1 :]]
+        first.append(spans[number])
+        rows -= stop - start
+    return first, []
 
 
 def _within(places: Sequence[Place], rows: range) -> list[Place]:

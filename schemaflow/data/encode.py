@@ -83,10 +83,14 @@ def _join(name: str, spans: Sequence[Span]) -> Array | Lists:
     columns: list[Any] = [span.columns[name] for span in spans]
     if not isinstance(columns[0], Lists):
         return np.concatenate([it[span.start : span.stop] for it, span in zip(columns, spans, strict=True)])
-    bounds = [it.splits[span.start : span.stop + 1] for it, span in zip(columns, spans, strict=True)]
-    splits = np.zeros(sum(span.rows for span in spans) + 1, np.int64)
-    np.cumsum(np.concatenate([np.diff(it) for it in bounds]), out=splits[1:])
-    return Lists(np.concatenate([it.values[at[0] : at[-1]] for it, at in zip(columns, bounds, strict=True)]), splits)
+    bounds = [(it.splits[span.start], it.splits[span.stop]) for it, span in zip(columns, spans, strict=True)]
+    starts, stops = np.array(bounds).T
+    first = np.concatenate([[0], np.cumsum(stops - starts)])  # where each span's values come to stand
+    ends = np.concatenate([it.splits[span.start + 1 : span.stop + 1] for it, span in zip(columns, spans, strict=True)])
+    splits = np.zeros(len(ends) + 1, np.int64)
+    np.add(ends, np.repeat(first[:-1] - starts, [span.rows for span in spans]), out=splits[1:])
+    values = [it.values[start:stop] for it, (start, stop) in zip(columns, bounds, strict=True)]
+    return Lists(np.concatenate(values), splits)
 
 
 def encoded_dtype(schema: Schema, feature: Feature) -> np.dtype[Any]:

@@ -49,15 +49,20 @@ def read_parquet(
         path: A Parquet file, a folder of them, or a table in memory.
         schema: The features, with their vocabularies learned.
         batch_size: Rows an element.
-        shuffle: Give the rows in another order each time the dataset is iterated: row groups in random order, mixed by
-            the million rows.
-        seed: Of the shuffle. The same seed gives the same order of rows in the same iteration. A function is asked for a
-            seed before each iteration.
-        drop_remainder: Leave out the last rows where they do not fill a batch.
+        shuffle: Give the rows in another order each time the dataset is iterated. Row groups come in random order, 16 of
+            them by turns; about a million of their rows are in memory, and each batch takes some of all of these.
+        seed: Of the shuffle. The same seed gives the same order of rows in the same iteration, whatever the machine. A
+            function is asked for a seed before each iteration.
+        drop_remainder: Leave out the last rows where they do not fill a batch. All shards then have the same number of
+            batches, which `tf.distribute` needs.
+        shard: `(index, count)`: read one of `count` parts of the rows, each row in one of them. Parts differ by one row at
+            most, and so by one batch at most. A shuffle shares out all rows anew in each iteration, by a seed that all
+            shards are given alike; the row groups of the other shards are not read.
         tables: The folder of the side tables; that of `path` if not given.
         features: The names of the features to read; all if None.
 
     Raises:
+        ConfigError: `batch_size`, `features` or `shard` is none that can be, or shards are shuffled without a seed.
         DataError: A column is missing. A row that does not fit its feature is found when it is read: the model's methods
             raise a `DataError` then, and iterating by hand a TensorFlow error with the same text.
         SchemaError: The schema still lacks a vocabulary.
@@ -82,10 +87,16 @@ def read_parquet(
     joined = join(path, schema, tables, features)
     rows = _rows_of(shard, joined.source.rows)
     if shard is not None and shard[1] > 1 and shuffle and seed is None:
-        raise ConfigError(f"shard is {shard!r} and shuffle has no seed; give all shards the same one, or their rows overlap")
+        raise ConfigError(
+            f"shard is {shard!r} and shuffle has no seed; give all shards the same one, or their rows overlap"
+        )
     next_seed = seed if callable(seed) else partial(random.Random(seed).getrandbits, 64)
     # of the shortest shard, so that all have as many
-    steps = joined.source.rows // (1 if shard is None else shard[1]) // batch_size if drop_remainder else -(-len(rows) // batch_size)
+    steps = (
+        joined.source.rows // (1 if shard is None else shard[1]) // batch_size
+        if drop_remainder
+        else -(-len(rows) // batch_size)
+    )
 
     def blocks() -> Iterator[dict[str, Any]]:
         try:
@@ -155,5 +166,7 @@ def _rows_of(shard: tuple[int, int] | None, rows: int) -> range:
         raise ConfigError(f"shard is {shard!r}; expected (index, count), with 0 <= index < count")
     index, count = shard
     if rows < count:
-        raise ConfigError(f"shard is {shard!r}, but the table has {rows} rows, fewer than shards; use at most {rows} shards")
+        raise ConfigError(
+            f"shard is {shard!r}, but the table has {rows} rows, fewer than shards; use at most {rows} shards"
+        )
     return range(rows * index // count, rows * (index + 1) // count)

@@ -38,7 +38,9 @@ class Lists:
 
     def take(self, rows: Array) -> "Lists":
         """Return the lists of some rows, in their order."""
-        taken = pa.LargeListArray.from_arrays(self.splits, self.values).take(pa.array(rows))  # three times NumPy's speed
+        taken = pa.LargeListArray.from_arrays(self.splits, self.values).take(
+            pa.array(rows)
+        )  # three times NumPy's speed
         return Lists(taken.flatten().to_numpy(), taken.offsets.to_numpy())
 
 
@@ -127,7 +129,9 @@ def _rows(schema: Schema, feature: Feature, column: Column) -> Array:
     if domain.encoding == "buckets":
         return _in_buckets(schema, feature, column)
     if domain.encoding == "calendar":
-        return np.where(column.missing, MISSING, domain.reserved + _part_of(feature, column.values.fill_null(0).to_numpy()))
+        return np.where(
+            column.missing, MISSING, domain.reserved + _part_of(feature, column.values.fill_null(0).to_numpy())
+        )
     return rows_in(domain, schema.vocabulary(feature.table), column.values)
 
 

@@ -89,10 +89,10 @@ def faults_of(feature: Feature, column: Column, rows: int | None, takes_missing:
     if feature.dtype == "string" or (rows is None and feature.kind not in ("value", "weights")):
         return
     values = column.values.fill_null(0).to_numpy()
-    if rows is not None:
-        if values.min(initial=0) < 0 or values.max(initial=0) >= rows:  # quicker than a mask of each
-            reason = f"is outside 0 <= id < {rows}, its cardinality; raise the cardinality or correct the data"
-            yield from fault("outside-cardinality", feature, column, (values < 0) | (values >= rows), reason)
+    # the extremes are found quicker than a mask of each
+    if rows is not None and (values.min(initial=0) < 0 or values.max(initial=0) >= rows):
+        reason = f"is outside 0 <= id < {rows}, its cardinality; raise the cardinality or correct the data"
+        yield from fault("outside-cardinality", feature, column, (values < 0) | (values >= rows), reason)
     if feature.has(Tags.WEIGHT):
         yield from beyond(feature, column, values, "float32")
         yield from fault("negative-weight", feature, column, values < 0, "is below 0; a weight is 0 or more")

@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from schemaflow.data.encode import Columns, Lists, concatenate, encoded_dtype, take
-from schemaflow.data.join import Joined, join
+from schemaflow.data.encode import Lists, encoded_dtype
+from schemaflow.data.join import join
+from schemaflow.data.order import in_order, shuffled, whole_batches
 from schemaflow.errors import ConfigError, DataError, SchemaFlowError
 from schemaflow.schema.feature import encoded_name
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
-from schemaflow.schema.sources import Place, TableLike
+from schemaflow.schema.sources import TableLike
 
 __all__ = ["data_errors", "read_parquet"]
 
@@ -25,9 +25,6 @@ _raised: list[SchemaFlowError] = []
 
 NAMED = re.compile(r'\b(feature|task) "[^\n\]]+')
 """What a check in the graph says, in the text of TensorFlow's error."""
-
-SHUFFLE_ROWS = 1_000_000
-"""Row groups are read in random order and mixed until this many rows are in memory."""
 
 
 def read_parquet(
@@ -38,6 +35,7 @@ def read_parquet(
     shuffle: bool = False,
     seed: int | Callable[[], int] | None = None,
     drop_remainder: bool = False,
+    shard: tuple[int, int] | None = None,
     tables: str | Path | None = None,
     features: Sequence[str] | None = None,
 ) -> tf.data.Dataset:
@@ -51,15 +49,20 @@ def read_parquet(
         path: A Parquet file, a folder of them, or a table in memory.
         schema: The features, with their vocabularies learned.
         batch_size: Rows an element.
-        shuffle: Give the rows in another order each time the dataset is iterated: row groups in random order, mixed by
-            the million rows.
-        seed: Of the shuffle. The same seed gives the same order of rows in the same iteration. A function is asked for a
-            seed before each iteration.
-        drop_remainder: Leave out the last rows where they do not fill a batch.
+        shuffle: Give the rows in another order each time the dataset is iterated. Row groups come in random order, 16 of
+            them by turns; about a million of their rows are in memory, and each batch takes some of all of these.
+        seed: Of the shuffle. The same seed gives the same order of rows in the same iteration, whatever the machine. A
+            function is asked for a seed before each iteration.
+        drop_remainder: Leave out the last rows where they do not fill a batch. All shards then have the same number of
+            batches, which `tf.distribute` needs.
+        shard: `(index, count)`: read one of `count` parts of the rows, each row in one of them. Parts differ by one row at
+            most, and so by one batch at most. A shuffle shares out all rows anew in each iteration, by a seed that all
+            shards are given alike; the row groups of the other shards are not read.
         tables: The folder of the side tables; that of `path` if not given.
         features: The names of the features to read; all if None.
 
     Raises:
+        ConfigError: `batch_size`, `features` or `shard` is none that can be, or shards are shuffled without a seed.
         DataError: A column is missing. A row that does not fit its feature is found when it is read: the model's methods
             raise a `DataError` then, and iterating by hand a TensorFlow error with the same text.
         SchemaError: The schema still lacks a vocabulary.
@@ -82,23 +85,31 @@ def read_parquet(
         raise ConfigError("features is empty; name at least one, or leave it out for all")
     schema = as_schema(schema)
     joined = join(path, schema, tables, features)
+    rows = _rows_of(shard, joined.source.rows)
+    if shard is not None and shard[1] > 1 and shuffle and seed is None:
+        raise ConfigError(
+            f"shard is {shard!r} and shuffle has no seed; give all shards the same one, or their rows overlap"
+        )
     next_seed = seed if callable(seed) else partial(random.Random(seed).getrandbits, 64)
-    rows = joined.source.rows
-    steps = rows // batch_size if drop_remainder else -(-rows // batch_size)
+    # of the shortest shard, so that all have as many
+    steps = (
+        joined.source.rows // (1 if shard is None else shard[1]) // batch_size
+        if drop_remainder
+        else -(-len(rows) // batch_size)
+    )
 
-    def batches() -> Iterator[dict[str, Any]]:
-        generator = np.random.default_rng(next_seed()) if shuffle else None
+    def blocks() -> Iterator[dict[str, Any]]:
         try:
-            for batch in _batches(joined, batch_size, generator):
-                if not drop_remainder or len(next(iter(batch.values()))) == batch_size:
-                    yield {encoded_name(name): _flat(column) for name, column in batch.items()}
+            spans = shuffled(joined, rows, batch_size, next_seed()) if shuffle else in_order(joined, rows)
+            for block in whole_batches(spans, batch_size):
+                yield {encoded_name(name): _flat(column) for name, column in block.items()}
         except SchemaFlowError as reason:
             _raised.append(reason)
             raise
 
     signature = {encoded_name(feature.name): _signature(schema, feature) for feature in joined.features}
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    dataset = dataset.map(_assemble, num_parallel_calls=1)
+    dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature).prefetch(1)
+    dataset = dataset.map(partial(_batches, batch_size)).unbatch().take(steps)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
 
@@ -120,35 +131,6 @@ def data_errors() -> Iterator[None]:
         raise
 
 
-def _batches(joined: Joined, size: int, generator: np.random.Generator | None) -> Iterator[Columns]:
-    """Yield every row once, `size` at a time; the last batch may be shorter."""
-    rest: Columns | None = None
-    for columns in _blocks(joined, generator):
-        whole = concatenate([rest, columns]) if rest is not None else columns
-        rows = len(next(iter(whole.values())))
-        for start in range(0, rows - size + 1, size):
-            yield take(whole, np.arange(start, start + size))
-        rest = take(whole, np.arange(rows - rows % size, rows)) if rows % size else None
-    if rest is not None:
-        yield rest
-
-
-def _blocks(joined: Joined, generator: np.random.Generator | None) -> Iterator[Columns]:
-    """Yield the table piece by piece; shuffled, several row groups at a time."""
-    places: list[Place] = joined.source.places()
-    if generator is None:
-        yield from (joined.read(place) for place in places)
-        return
-    held: list[Columns] = []
-    held_rows = 0
-    for last, index in enumerate(generator.permutation(len(places)), start=1):
-        held.append(joined.read(places[index]))
-        held_rows += len(next(iter(held[-1].values())))
-        if held_rows >= SHUFFLE_ROWS or last == len(places):
-            yield take(concatenate(held), generator.permutation(held_rows))
-            held, held_rows = [], 0
-
-
 def _flat(column: Any) -> Any:
     return {"values": column.values, "splits": column.splits} if isinstance(column, Lists) else column
 
@@ -161,10 +143,30 @@ def _signature(schema: Schema, feature: Any) -> Any:
     return {"values": flat, "splits": tf.TensorSpec([None], tf.int64)} if feature.ragged else flat
 
 
-def _assemble(batch: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: tf.RaggedTensor.from_row_splits(it["values"], it["splits"], validate=False)
-        if isinstance(it, dict)
-        else it
-        for name, it in batch.items()
-    }
+def _batches(size: int, block: dict[str, Any]) -> dict[str, Any]:
+    """Return the batches of a block, [batches, batch, ...]."""
+    return {name: _stacked(it, size) for name, it in block.items()}
+
+
+def _stacked(column: Any, size: int) -> Any:
+    if not isinstance(column, dict):
+        rows = tf.shape(column)[0]
+        return tf.reshape(column, tf.concat([[-1, tf.minimum(rows, size)], tf.shape(column)[1:]], axis=0))
+    lists = tf.RaggedTensor.from_row_splits(column["values"], column["splits"], validate=False)
+    rows = lists.nrows()
+    return tf.RaggedTensor.from_row_splits(lists, tf.range(0, rows + 1, tf.minimum(rows, size)), validate=False)
+
+
+def _rows_of(shard: tuple[int, int] | None, rows: int) -> range:
+    """Return the rows of a shard, of the order that all shards have."""
+    if shard is None:
+        return range(rows)
+    whole = isinstance(shard, (tuple, list)) and len(shard) == 2 and all(type(it) is int for it in shard)
+    if not whole or not 0 <= shard[0] < shard[1]:
+        raise ConfigError(f"shard is {shard!r}; expected (index, count), with 0 <= index < count")
+    index, count = shard
+    if rows < count:
+        raise ConfigError(
+            f"shard is {shard!r}, but the table has {rows} rows, fewer than shards; use at most {rows} shards"
+        )
+    return range(rows * index // count, rows * (index + 1) // count)

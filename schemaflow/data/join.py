@@ -1,13 +1,13 @@
 """Interactions with the features of their users and items, joined by id from side tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from schemaflow.data.encode import Array, Columns, Lists, concatenate, encode, take
+from schemaflow.data.encode import Array, Columns, Lists, encode, take, whole
 from schemaflow.errors import DataError
 from schemaflow.schema.columns import place_of, read_column
 from schemaflow.schema.feature import Feature
@@ -64,11 +64,19 @@ class Joined:
     own: tuple[Feature, ...]
     sides: tuple[_Side, ...]
 
-    def read(self, place: Place) -> dict[str, Array | Lists]:
-        """Return the encoded features at a place, by name."""
-        needed = dict.fromkeys([feature.source for feature in self.own] + [side.key.source for side in self.sides])
-        piece = self.source.read(place, list(needed))
-        columns = {feature.name: encode(self.schema, feature, read_column(feature, piece)) for feature in self.own}
+    def stream(self, place: Place) -> Iterator[dict[str, Array | Lists]]:
+        """Yield the encoded features at a place, by name, a bounded number of rows at a time."""
+        keys = [side.key.source for side in self.sides]
+        needed = dict.fromkeys([feature.source for feature in self.own] + keys)
+        strings = {it.source for it in self.own if it.dtype == "string" and it.kind == "categorical"}
+        for piece in self.source.stream(place, list(needed), coded=sorted(strings.difference(keys))):
+            yield self._encode(piece)
+
+    def _encode(self, piece: Piece) -> dict[str, Array | Lists]:
+        columns = {
+            feature.name: encode(self.schema, feature, read_column(feature, piece, coded=feature.kind == "categorical"))
+            for feature in self.own
+        }
         for side in self.sides:
             columns |= take(side.columns, side.rows(piece))
         for feature in self.features:
@@ -136,7 +144,7 @@ def read_table(
 ) -> dict[str, Array | Lists]:
     """Return the encoded features of a whole table in memory, by name; the arguments are those of `join`."""
     joined = join(table, schema, folder, names)
-    return concatenate([joined.read(place) for place in joined.source.places()])
+    return whole(columns for place in joined.source.places() for columns in joined.stream(place))
 
 
 def as_side_table(table: TableLike, schema: Schema, key: Feature) -> Source:
@@ -197,10 +205,10 @@ def _load(source: Source, key: Feature, features: Sequence[Feature], schema: Sch
     ids = read_ids(source, key)
     refuse_repeated(ids, key, source)
     pieces = source.pieces([feature.source for feature in features])
-    encoded = [
+    columns = whole(
         {feature.name: encode(schema, feature, read_column(feature, piece)) for feature in features} for piece in pieces
-    ]
-    return _Side(key, source.name, ids, concatenate(encoded))
+    )
+    return _Side(key, source.name, ids, columns)
 
 
 def refuse_repeated(ids: pa.Array, key: Feature, source: Source) -> None:

@@ -22,7 +22,8 @@ class Column:
     """The values of a feature in some rows.
 
     Args:
-        values: large_string, int64 or float64, null where missing: one a row, or those of all lists end to end.
+        values: large_string, int64 or float64, null where missing: one a row, or those of all lists end to end. Strings
+            that were asked for as codes are a dictionary array of large_string, none of which is empty or null itself.
         splits: For a list, where each row's values begin, and the end: int64, rows + 1. None for one value a row.
         piece: The rows.
     """
@@ -30,6 +31,15 @@ class Column:
     values: "pa.Array"
     splits: "npt.NDArray[Any] | None"
     piece: Piece
+
+    @property
+    def missing(self) -> "npt.NDArray[Any]":
+        """Which values are, [values] bool."""
+        import numpy as np
+
+        if not self.values.null_count:
+            return np.zeros(len(self.values), bool)
+        return self.values.is_null().to_numpy(zero_copy_only=False)
 
     def place_of(self, position: int) -> str:
         """Say where the value at a position stands: `train.parquet, row group 3, row 250017`."""
@@ -68,12 +78,17 @@ def missing_value(dtype: str) -> str | int | float:
     return int(np.iinfo("int64" if dtype.startswith("u") else dtype).min)
 
 
-def read_column(feature: Feature, piece: Piece) -> Column:
+def read_column(feature: Feature, piece: Piece, coded: bool = False) -> Column:
     """Return a feature's values in the rows of a piece: of a text, its tokens; of a dense vector, its numbers.
 
     The empty string, the least integer and NaN count as missing, as they do in a raw tensor; where the schema names a
     value that stands in for a missing one, that is there. In a list, what is missing takes no part: a null list is an
     empty one, and a null within is left out, as padding is.
+
+    Args:
+        feature: The feature.
+        piece: The rows.
+        coded: Whether to leave strings that come as codes as they are.
 
     Raises:
         DataError: The column has another type than the feature, is a list where the feature is not (or the reverse), or
@@ -97,8 +112,8 @@ def read_column(feature: Feature, piece: Piece) -> Column:
             f'{piece.where}: the column "{feature.source}" holds {array.type}, feature "{feature.name}" expects {expected}; {hint}'
         )
     if wanted:
-        return _read_lists(feature, array, piece)
-    values = _canonical(feature, array, piece)
+        return _read_lists(feature, array, piece, coded)
+    values = _canonical(feature, array, piece, coded and not feature.text_like)
     if feature.text_like:
         return Column(*tokens_of(feature.text or TextOptions(), values), piece)
     if feature.stand_in is not None and not feature.is_age:
@@ -113,7 +128,7 @@ def list_kinds() -> list[Any]:
     return [types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view]
 
 
-def _read_lists(feature: Feature, array: Any, piece: Piece) -> Column:
+def _read_lists(feature: Feature, array: Any, piece: Piece, coded: bool) -> Column:
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -121,7 +136,7 @@ def _read_lists(feature: Feature, array: Any, piece: Piece) -> Column:
     if pa.types.is_null(array.type):
         array = array.cast(pa.large_list(pa.null()))
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
-    values = _canonical(feature, array.flatten(), piece)
+    values = _canonical(feature, array.flatten(), piece, coded)
     if values.null_count:
         row_of = np.repeat(np.arange(len(lengths)), lengths)  # of each value
         missing = values.is_null().to_numpy(zero_copy_only=False)
@@ -139,11 +154,12 @@ def _read_lists(feature: Feature, array: Any, piece: Piece) -> Column:
             f'{place_of(piece, row)}: feature "{feature.name}" has {lengths[row]} values,'
             f" more than its max_length of {limit}; raise max_length or shorten the list"
         )
-    splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    splits = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=splits[1:])
     return Column(values, splits, piece)
 
 
-def _canonical(feature: Feature, array: Any, piece: Piece) -> "pa.Array":
+def _canonical(feature: Feature, array: Any, piece: Piece, coded: bool) -> "pa.Array":
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -164,14 +180,9 @@ def _canonical(feature: Feature, array: Any, piece: Piece) -> "pa.Array":
             f'{piece.where}: the column "{feature.source}" holds {kind}, feature "{feature.name}" expects {feature.dtype}; change one of them'
         )
     if feature.dtype == "string":
-        array = array.cast(pa.large_string())
-        try:
-            array.validate(full=True)
-        except pa.ArrowInvalid as reason:
-            raise DataError(
-                f'{piece.where}: the column "{feature.source}" of feature "{feature.name}" is no UTF-8 text: {reason}; write it again'
-            ) from None
-        return pc.if_else(pc.equal(array, ""), None, array)
+        if coded and pa.types.is_dictionary(array.type):
+            return _without_empty_codes(_strings(feature, array.dictionary, piece), array.indices)
+        return _strings(feature, array, piece)
     try:
         array = array.cast("float64" if feature.dtype.startswith("float") else feature.dtype)
     except pa.ArrowInvalid as reason:
@@ -179,8 +190,41 @@ def _canonical(feature: Feature, array: Any, piece: Piece) -> "pa.Array":
             f'{piece.where}: the column "{feature.source}" does not fit dtype {feature.dtype} of feature "{feature.name}": {reason}'
         ) from None
     if feature.dtype.startswith("float"):
-        return _rounded(feature, pc.if_else(pc.is_nan(array), None, array))
-    return pc.if_else(pc.equal(array, missing_value(feature.dtype)), None, array).cast(pa.int64())
+        not_numbers = pc.is_nan(array)
+        array = pc.if_else(not_numbers, None, array) if pc.any(not_numbers).as_py() else array
+        return array if pa.types.is_float32(kind) else _rounded(feature, array)
+    least = missing_value(feature.dtype)
+    if pc.min(array).as_py() == least:
+        array = pc.if_else(pc.equal(array, least), None, array)
+    return array.cast(pa.int64())
+
+
+def _strings(feature: Feature, array: Any, piece: Piece) -> "pa.Array":
+    """Return strings as large_string, null where empty."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    array = array.cast(pa.large_string())
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as reason:
+        raise DataError(
+            f'{piece.where}: the column "{feature.source}" of feature "{feature.name}" is no UTF-8 text: {reason}; write it again'
+        ) from None
+    empty = pc.equal(array, "")
+    return pc.if_else(empty, None, array) if pc.any(empty).as_py() else array
+
+
+def _without_empty_codes(distinct: "pa.Array", codes: "pa.Array") -> "pa.DictionaryArray":
+    """Return coded strings; codes of what is null are null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if distinct.null_count:
+        position = pc.cumulative_sum(distinct.is_valid().cast(pa.int32()))  # of each that is kept, from 1
+        codes = pc.if_else(distinct.is_valid(), pc.subtract(position, 1), None).take(codes)
+        distinct = distinct.drop_null()
+    return pa.DictionaryArray.from_arrays(codes, distinct)
 
 
 def _rounded(feature: Feature, array: "pa.Array") -> "pa.Array":

@@ -70,7 +70,7 @@ def faults_of(feature: Feature, column: Column, rows: int | None, takes_missing:
         rows: Of its table, where values are rows themselves.
         takes_missing: Whether a missing value is something to the model.
     """
-    missing = column.values.is_null().to_numpy(zero_copy_only=False)
+    missing = column.missing
     names_items = feature.has(Tags.ID) and any(it is Tags.ITEM or OWN.fullmatch(it) for it in feature.tags)
     if names_items and column.splits is None:
         reason = "is missing; an item without an id cannot be learned: fill it in or remove the row"
@@ -89,7 +89,8 @@ def faults_of(feature: Feature, column: Column, rows: int | None, takes_missing:
     if feature.dtype == "string" or (rows is None and feature.kind not in ("value", "weights")):
         return
     values = column.values.fill_null(0).to_numpy()
-    if rows is not None:
+    # the extremes are found quicker than a mask of each
+    if rows is not None and (values.min(initial=0) < 0 or values.max(initial=0) >= rows):
         reason = f"is outside 0 <= id < {rows}, its cardinality; raise the cardinality or correct the data"
         yield from fault("outside-cardinality", feature, column, (values < 0) | (values >= rows), reason)
     if feature.has(Tags.WEIGHT):

@@ -22,16 +22,17 @@ def numbers_of(feature: Feature, statistics: Statistics | None, column: Column) 
     """
     import numpy as np
 
-    missing = column.values.is_null().to_numpy(zero_copy_only=False)
     if feature.time is not None and feature.is_age:
         assert statistics is not None, "ages are learned"
         values = (statistics.newest - column.values.fill_null(0).to_numpy()) / DAY[feature.time.unit]
     else:
         values = column.values.cast("float64", safe=False).to_numpy(zero_copy_only=False)
+    if not column.values.null_count:
+        return values
     stand_in = np.nan if feature.stand_in is None else float(feature.stand_in)
     if feature.missing == "mean" and statistics is not None:
         stand_in = statistics.mean
-    return np.where(missing, stand_in, values)
+    return np.where(column.missing, stand_in, values)
 
 
 def normalized(feature: Feature, statistics: Statistics | None, numbers: "npt.NDArray[Any]") -> "npt.NDArray[Any]":

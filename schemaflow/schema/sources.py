@@ -1,7 +1,8 @@
 """Tables as people hand them over (Parquet files, folders, Arrow, pandas, polars, dicts of arrays), read piece by piece."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 
@@ -31,7 +32,15 @@ PIECE_ROWS = 250_000
 
 
 BATCH_ROWS, BATCH_BYTES = 65_536, 1 << 24
-"""The most rows of a batch, and what they may take as Parquet, uncompressed."""
+"""The most rows of a batch, and what they may take as Parquet, uncompressed: about what a processor's cache holds."""
+
+
+CODED_ROWS = 8192
+"""Row groups of at least so many rows have strings read as codes."""
+
+
+BUFFER_BYTES = 1 << 18
+"""What is read of a column at a time."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,20 @@ class Place:
     Args:
         file: The file; None for a table in memory.
         groups: The numbers of the row groups.
-        first_row: The number of their first row in the file.
+        first_row: The number of the first row in the file, or table.
+        rows: How many rows.
+        skipped: How many rows of the row groups come before the first row.
     """
 
     file: Path | None
     groups: tuple[int, ...]
     first_row: int
+    rows: int
+    skipped: int = 0
+
+    def part(self, start: int, stop: int) -> "Place":
+        """Return the place of its rows from `start` to before `stop`."""
+        return replace(self, first_row=self.first_row + start, rows=stop - start, skipped=self.skipped + start)
 
     def __str__(self) -> str:
         first, last = self.groups[0], self.groups[-1]
@@ -86,6 +103,7 @@ class Source:
         table: The table in memory.
         numbers: The number of each row of the table, where it is some rows of another.
         alias: The name that a column has in the file, and the name it is given here, where a column is renamed.
+        metadata: What the end of each file says, parsed once.
     """
 
     name: str
@@ -95,6 +113,7 @@ class Source:
     table: "pa.Table | None" = None
     numbers: "npt.NDArray[Any] | None" = None
     alias: tuple[str, str] | None = None
+    metadata: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def folder(self) -> Path | None:
@@ -113,65 +132,102 @@ class Source:
     def _where(self, place: object) -> str:
         return f"{place}" if self.alias is None else f"{place} ({self.alias[0]} as {self.alias[1]})"
 
-    def places(self) -> list[Place]:
-        """Return the place of each piece, in order: row groups of one file, enough of them to be worth a lookup table."""
+    def places(self, rows: int | None = None) -> list[Place]:
+        """Return the place of each piece, in order: row groups of one file, enough of them to hold some rows.
+
+        Args:
+            rows: How many; `PIECE_ROWS` if None.
+        """
+        enough = PIECE_ROWS if rows is None else rows
         if self.table is not None:
-            return [Place(None, (), 0)]
+            return [Place(None, (), it, min(enough, self.rows - it)) for it in range(0, self.rows, enough)]
         found: list[Place] = []
-        for file in self.files:
-            metadata = _open(file).metadata
-            first = rows = 0
+        for file, metadata in zip(self.files, self.metadata, strict=True):
+            first = held = 0
             groups: list[int] = []
             for group in range(metadata.num_row_groups):
                 groups.append(group)
-                rows += metadata.row_group(group).num_rows
-                if rows >= PIECE_ROWS or group == metadata.num_row_groups - 1:
-                    found.append(Place(file, tuple(groups), first))
-                    first, rows, groups = first + rows, 0, []
+                held += metadata.row_group(group).num_rows
+                if held >= enough or group == metadata.num_row_groups - 1:
+                    found.append(Place(file, tuple(groups), first, held))
+                    first, held, groups = first + held, 0, []
         return found
 
     def read(self, place: Place, columns: Sequence[str]) -> Piece:
         """Return the piece at a place, with only the columns named."""
         if place.file is None:
-            assert self.table is not None
-            chosen = self.table.select(self._stored(columns)).rename_columns(list(columns))
-            return Piece(chosen, self._where(self.name), numbers=self.numbers)
-        import pyarrow as pa
-
-        try:
-            stored = self._stored(columns)
-            table = _open(place.file).read_row_groups(list(place.groups), columns=stored, use_threads=False)
-        except (pa.ArrowInvalid, OSError) as reason:
-            raise DataError(f"{place}: not readable: {' '.join(str(reason).split())}; write the file again") from None
+            return next(self.stream(place, columns, place.rows))
+        stored = self._stored(columns)
+        with _readable(place):
+            opened = self._opened(place.file)
+            table = opened.read_row_groups(list(place.groups), columns=stored, use_threads=False)
         return Piece(table.select(stored).rename_columns(list(columns)), self._where(place), place.first_row)
 
     def pieces(self, columns: Sequence[str]) -> Iterator[Piece]:
         """Yield every piece, with only the columns named."""
         return (self.read(place, columns) for place in self.places())
 
-    def batches(self, columns: Sequence[str]) -> Iterator[Piece]:
-        """Yield every row, a bounded number at a time however large the row groups are, with only the columns named."""
+    def stream(
+        self, place: Place, columns: Sequence[str], most: int | None = None, coded: Sequence[str] = ()
+    ) -> Iterator[Piece]:
+        """Yield the rows at a place, a bounded number at a time however large the row groups are.
+
+        Args:
+            place: The place.
+            columns: The columns to read.
+            most: The most rows at a time; what `BATCH_ROWS` and `BATCH_BYTES` say if None.
+            coded: Those of them to give as codes where they are stored so: each distinct string once.
+        """
         import pyarrow as pa
 
         stored, names = self._stored(columns), list(columns)
-        if self.table is not None:
+        if place.file is None:
+            assert self.table is not None
             chosen = self.table.select(stored).rename_columns(names)
-            for first in range(0, self.rows, BATCH_ROWS):
-                yield Piece(chosen.slice(first, BATCH_ROWS), self._where(self.name), first)
-        for file in self.files:
-            opened, first = _open(file, pre_buffer=False, buffer_size=1 << 20), 0  # else whole column chunks
-            groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
-            row_bytes = sum(group.total_byte_size for group in groups) / max(opened.metadata.num_rows, 1)
-            rows = int(min(BATCH_ROWS, max(BATCH_BYTES / max(row_bytes, 1), 1)))
-            try:
-                for batch in opened.iter_batches(rows, columns=stored, use_threads=False):
-                    chosen = pa.Table.from_batches([batch]).select(stored).rename_columns(names)
-                    yield Piece(chosen, self._where(file), first)
-                    first += batch.num_rows
-            except (pa.ArrowInvalid, OSError) as reason:
-                raise DataError(
-                    f"{file}, after row {first}: not readable: {' '.join(str(reason).split())}; write the file again"
-                ) from None
+            end = place.first_row + place.rows
+            for first in range(place.first_row, end, most or BATCH_ROWS):
+                rows = slice(first, min(first + (most or BATCH_ROWS), end))
+                numbers = None if self.numbers is None else self.numbers[rows]
+                yield Piece(chosen[rows], self._where(self.name), first, numbers)
+            return
+        # without a buffer, whole column chunks would be held
+        opened = self._opened(
+            place.file, pre_buffer=False, buffer_size=BUFFER_BYTES, read_dictionary=self._leaves(place, coded)
+        )
+        groups = [opened.metadata.row_group(group) for group in place.groups]
+        held, size = sum(it.num_rows for it in groups), sum(it.total_byte_size for it in groups)
+        most = most or max(min(BATCH_ROWS, BATCH_BYTES * held // max(size, 1)), 1)
+        even = -(-held // -(-held // most))  # no short one at the end
+        with _readable(place):
+            batches = opened.iter_batches(even, row_groups=list(place.groups), columns=stored, use_threads=False)
+        first, skipped, rest = place.first_row, place.skipped, place.rows
+        while rest:
+            with _readable(place):
+                batch = next(batches)
+            kept = batch.slice(min(skipped, batch.num_rows), rest)
+            skipped = max(skipped - batch.num_rows, 0)
+            if kept.num_rows:
+                chosen = pa.Table.from_batches([kept]).select(stored).rename_columns(names)
+                yield Piece(chosen, self._where(place), first)
+                first, rest = first + kept.num_rows, rest - kept.num_rows
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Piece]:
+        """Yield every row, a bounded number at a time, with only the columns named."""
+        return (piece for place in self.places() for piece in self.stream(place, columns))
+
+    def _leaves(self, place: Place, columns: Sequence[str]) -> list[str]:
+        """Return the paths in the file of columns, or of what is in their lists, that are to be read as codes.
+
+        Each row group has codes of its own, so that a batch ends with it: small ones are quicker read as strings.
+        """
+        if place.rows < CODED_ROWS * len(place.groups):
+            return []
+        schema = self.metadata[self.files.index(place.file)].schema
+        paths = [schema.column(leaf).path for leaf in range(len(schema))]
+        return [it for it in paths for name in self._stored(columns) if it == name or it.startswith(f"{name}.")]
+
+    def _opened(self, file: Path, **options: Any) -> Any:
+        return _open(file, metadata=self.metadata[self.files.index(file)], **options)
 
     def require(self, column: str, purpose: str) -> None:
         """Raise `DataError` unless there is a column of that name."""
@@ -252,7 +308,18 @@ def _open_path(path: Path) -> Source:
     rows = sum(other.metadata.num_rows for other in opened)
     if rows == 0:
         raise DataError(f"{path}: the file holds no rows; expected at least one")
-    return Source(str(path), columns, rows, files=files)
+    return Source(str(path), columns, rows, files=files, metadata=tuple(other.metadata for other in opened))
+
+
+@contextmanager
+def _readable(place: Place) -> Iterator[None]:
+    """Raise `DataError` where Arrow cannot read a place."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as reason:
+        raise DataError(f"{place}: not readable: {' '.join(str(reason).split())}; write the file again") from None
 
 
 def _open(file: Path, **options: Any) -> Any:

@@ -52,7 +52,7 @@ def whole(
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("hard", [None, 2, 99])
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=[*registry.names("loss"), "smoothed"])
 def test_values_and_gradients_are_those_of_the_whole_matrix(loss: Any, hard: int | None) -> None:
     rows, columns, rng = 7, 9, np.random.default_rng(4)
     query, candidate = random(1, (rows, DIM), (columns, DIM))

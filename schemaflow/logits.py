@@ -125,7 +125,7 @@ def blockwise_loss(
     """Return `sum_i w_i loss(own_i, q_i . c_j - log q_j)`, a scalar, without ever holding more than a block of the logits.
 
     The gradients are computed beside the loss, block by block, since all that they need is there: the [q, c] logits are
-    never kept for a backward pass. They are those by the first order alone: a gradient of them is not defined.
+    never kept for a backward pass. That is so in a graph; eagerly, a tape keeps the operations of every block.
 
     Args:
         gradients: The loss.
@@ -148,7 +148,7 @@ def blockwise_loss(
     def total(queries: tf.Tensor, vectors: tf.Tensor, own: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         count, dim = tf.shape(queries)[0], queries.shape[1]
         most = tf.clip_by_value(BLOCK_LOGITS // tf.maximum(tf.shape(vectors)[0], 1), 1, BLOCK_ROWS)
-        blocks = -(-count // most)
+        blocks = tf.maximum(-(-count // most), 1)  # one without rows, where a device gets none of a short last batch
         size = -(-count // blocks)
 
         def add(block: tf.Tensor, by_vectors: tf.Tensor, *found: tf.TensorArray) -> tuple[tf.Tensor, ...]:
@@ -223,4 +223,5 @@ def hardest_negatives(logits: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
         >>> hardest_negatives(tf.constant([[1.0, 5.0, 3.0], [4.0, 2.0, 9.0]]), 2).numpy().tolist()
         [[5.0, 3.0], [9.0, 4.0]]
     """
-    return tf.math.top_k(logits, tf.minimum(count, tf.shape(logits)[1])).values
+    highest = tf.math.top_k(logits, tf.clip_by_value(count, 0, tf.shape(logits)[1])).indices
+    return tf.gather(logits, highest, batch_dims=1)  # top_k's own gradient fails where there are no columns

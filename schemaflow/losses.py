@@ -298,15 +298,31 @@ def gradients_of(loss: Loss, num_hard_negatives: int | None = None) -> Gradients
     def taped(own: tf.Tensor, negatives: tf.Tensor, place: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
         with tf.GradientTape() as tape:
             tape.watch((own, negatives))
-            losses = loss(*compared(own, negatives, place, num_hard_negatives))  # [b]
-        if losses.shape.rank != 1:
+            losses = tf.cast(loss(*compared(own, negatives, place, num_hard_negatives)), tf.float32)  # [b]
+        if weights := tape.watched_variables():
             raise ConfigError(
-                f"the loss gives the shape {losses.shape}; expected [b], a number for each row of [b, c] logits"
+                f'the loss has the trainable weight "{weights[0].name}", which gets no gradient here; expected a loss of the'
+                " logits alone, with numbers in place of weights"
             )
         # the sum of the losses: each row's is of its own logits alone
-        return losses, *tape.gradient(losses, (own, negatives), unconnected_gradients="zero"), tf.ones_like(own)
+        by_own, by_negatives = tape.gradient(losses, (own, negatives))
+        if by_own is None:
+            raise ConfigError("the loss has no gradient by the logits; expected TensorFlow's operations on them")
+        return _of_rows(losses, own), by_own, by_negatives, tf.ones_like(own)
 
     return taped
+
+
+def _of_rows(losses: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
+    """Return the losses, as many as rows: at once where their number is known, else when the graph runs."""
+    if not losses.shape.is_compatible_with(own.shape):
+        raise ConfigError(
+            f"the loss gives the shape {losses.shape}; expected [b], a number for each row of [b, c] logits,"
+            f" where b is {own.shape[0]}"
+        )
+    message = ["the loss gives the shape", tf.shape(losses), "; expected that of the rows,", tf.shape(own)]
+    with tf.control_dependencies([tf.debugging.Assert(tf.size(losses) == tf.size(own), message)]):
+        return tf.ensure_shape(losses, own.shape)
 
 
 def compared(

@@ -243,6 +243,8 @@ class TwoTowerModel(keras.Model):
         self.negatives = Negatives(
             schema, sides, samplers, correction, self.catalogue, self.query_tower.dim, name="negatives"
         )
+        if self.known_in is not None:
+            self.negatives.supports_jit = False  # lists of any length
 
     # -- Keras's hooks --------------------------------------------------------------------------------------------
 

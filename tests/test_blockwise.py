@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import schemaflow as sf
 from schemaflow import logits, losses, registry
+from schemaflow.errors import ConfigError
 from schemaflow.sampling import Batch, sample
 
 DIM = 3
@@ -183,3 +184,93 @@ def test_no_matrix_of_the_batch_is_made() -> None:
     graph = step.get_concrete_function().graph
     outside = [it for op in graph.get_operations() for it in op.outputs if it.shape.rank is not None]
     assert max(int(np.prod([width or 1 for width in it.shape])) for it in outside) <= 2048 * (DIM + 1)
+
+
+@pytest.mark.parametrize("hard", [None, 2])
+def test_a_batch_without_rows_has_no_loss(hard: int | None) -> None:
+    """A device may get none of a short last batch."""
+    task = sf.RetrievalTask(num_hard_negatives=hard)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, DIM])] * 2)
+    def step(query: tf.Tensor, candidate: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            tape.watch([query, candidate])
+            loss = task(query, candidate)
+        return loss, tape.gradient(loss, [query, candidate])
+
+    loss, gradients = step(*random(0, (0, DIM), (0, DIM)))
+    assert float(loss) == 0.0
+    assert [it.shape for it in gradients] == [(0, DIM), (0, DIM)]
+
+
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "bpr"])
+def test_the_hardest_of_no_negatives_are_none(loss: str) -> None:
+    """The first batch against a cache that is empty yet."""
+    cache = sf.CachedCrossBatchSampler(5)
+    cache.build((None, DIM))
+    task, (query, candidate) = sf.RetrievalTask(loss=loss, num_hard_negatives=2), random(0, (4, DIM), (4, DIM))
+
+    @tf.function
+    def step(query: tf.Tensor, candidate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(query)
+            found = sample([cache], Batch(candidate, tf.range(4, dtype=tf.int64), tf.constant(4)), None, False, False)
+            loss = task.compare(query, candidate, found.compacted())
+        return loss, tape.gradient(loss, query)
+
+    found, gradient = step(query, candidate)
+    assert float(found) == 0.0
+    assert np.array_equal(gradient, np.zeros((4, DIM)))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_mask_whose_rows_only_running_tells(rows: int) -> None:
+    task, (query, candidate) = sf.RetrievalTask(), random(0, (7, DIM), (9, DIM))
+    mask = tf.constant(np.random.default_rng(0).random(size=(rows, 9)) < 0.7)
+    signature = [tf.TensorSpec([None, DIM]), tf.TensorSpec([None, DIM]), tf.TensorSpec([None, None], tf.bool)]
+    graph = tf.function(lambda q, c, m: task(q, c, score_mask=m), input_signature=signature)
+    expected = task(query, candidate, score_mask=tf.repeat(mask, 7 // rows, axis=0))
+    assert float(graph(query, candidate, mask)) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("shape", [(10, 9), (3, 9), (7, 8), (7,), ()])
+def test_a_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    query, candidate = random(0, (7, DIM), (9, DIM))
+    with pytest.raises(ConfigError, match=r"score_mask has the shape .* expected \[9\] or"):
+        sf.RetrievalTask()(query, candidate, score_mask=tf.ones(shape, tf.bool))
+    with pytest.raises(ConfigError, match="score_mask is float32"):
+        sf.RetrievalTask()(query, candidate, score_mask=tf.ones((7, 9)))
+
+
+def test_vectors_of_another_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"candidate_embeddings has the shape \(7, 4\); expected \[7, 3\]"):
+        sf.RetrievalTask()(*random(0, (7, 3), (7, 4)))
+    with pytest.raises(ConfigError, match=r"query_embeddings has the shape \(7, 3, 2\)"):
+        sf.RetrievalTask()(*random(0, (7, 3, 2), (7, 3, 2)))
+
+
+@pytest.mark.parametrize("axis", [0, None])
+def test_a_loss_of_another_shape_is_refused(axis: int | None) -> None:
+    task, (query, candidate) = sf.RetrievalTask(loss=lambda it, _: tf.reduce_mean(it, axis)), random(0, (3, 2), (5, 2))
+    with pytest.raises(ConfigError, match=r"the loss gives the shape .* expected \[b\]"):
+        task(query, candidate)
+    signature = [tf.TensorSpec([None, 2])] * 2
+    if axis == 0:  # [5], which nothing but running tells from [3]
+        with pytest.raises(tf.errors.InvalidArgumentError, match="the loss gives the shape"):
+            tf.function(task, input_signature=signature)(query, candidate)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.float64])
+def test_a_loss_may_compute_in_its_own_precision(dtype: tf.DType) -> None:
+    pair = random(0, (7, DIM), (9, DIM))
+    found = sf.RetrievalTask(loss=lambda it, at: tf.cast(losses.hinge(it, at), dtype))(*pair)
+    assert float(found) == pytest.approx(float(sf.RetrievalTask(loss="hinge")(*pair)), rel=1e-3)
+
+
+def test_a_loss_that_would_train_nothing_is_refused() -> None:
+    pair, scale = random(0, (7, DIM), (9, DIM)), tf.Variable(2.0, name="scale")
+    with pytest.raises(ConfigError, match='the loss has the trainable weight "scale:0"'):
+        sf.RetrievalTask(loss=lambda it, at: scale * losses.hinge(it, at))(*pair)
+    with pytest.raises(ConfigError, match="the loss has no gradient by the logits"):
+        sf.RetrievalTask(loss=lambda it, _: it.numpy().mean(axis=1))(*pair)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import schemaflow as sf
 from schemaflow.errors import ConfigError
+from schemaflow.layers import embedding
 from schemaflow.layers.embedding import COMBINERS
 from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.schema.options import COMBINERS as SCHEMA_COMBINERS
@@ -104,6 +105,21 @@ def test_a_large_table_begins_in_chunks_as_it_would_at_once() -> None:
     whole = keras.initializers.GlorotUniform(seed=7)  # as wide as the table has rows
     assert np.array_equal(sf.EmbeddingTable(70_000, 64, whole).embeddings.numpy(), whole((70_000, 64)).numpy())
     assert (sf.EmbeddingTable(70_000, 64, "ones").embeddings.numpy() == 1.0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_a_large_table_begins_in_its_own_precision(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "CHUNK", 8)
+    table = sf.EmbeddingTable(10, 2, dtype=dtype).embeddings
+    assert table.dtype == dtype
+    assert np.abs(table.numpy()).min() > 0
+
+
+def test_a_large_table_may_begin_as_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "CHUNK", 8)
+    start = np.arange(20.0).reshape(10, 2)
+    table = sf.EmbeddingTable(10, 2, initializer=keras.initializers.Constant(start))
+    assert np.array_equal(table.embeddings.numpy(), start)
 
 
 def test_the_padding_row_gets_no_gradient() -> None:

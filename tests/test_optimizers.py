@@ -319,3 +319,16 @@ def test_the_slots_are_there_before_the_first_step_and_one_a_row_where_asked() -
     assert shapes["user_table_embeddings_accumulator"] == (1009,)
     kernels = [shape for name, shape in shapes.items() if "kernel" in name]
     assert sorted(kernels) == [(4, 4), (8, 4)]
+
+
+def test_known_positives_of_a_list_are_left_to_the_graph() -> None:
+    """XLA cannot drop columns by lists of any length; Keras says so, as with those of a table, and goes on without."""
+    schema = sf.Schema((
+        *SCHEMA.select_by_name(["user"]),
+        sf.Feature(name="item", dtype="int64", tags=("item", "id"), cardinality=503, domain="items"),
+        sf.Feature(name="seen", dtype="int64", tags=("user", "sequence"), cardinality=503, domain="items", list={}),
+    ))  # fmt: skip
+    model = sf.TwoTowerModel(schema, sf.MLPBlock([4]), known_positives="seen")
+    with pytest.warns(UserWarning, match="Model doesn't support `jit_compile=True`"):
+        model.compile("adam", jit_compile=True)
+    assert np.isfinite(model.fit(EVENTS, batch_size=16, verbose=0).history["loss"]).all()

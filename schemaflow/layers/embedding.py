@@ -18,10 +18,10 @@ CHUNK = 2**22
 """Numbers that are drawn at a time: a table of more begins in chunks of rows, each with a seed of its own."""
 
 ROW_BY_ROW = tuple(
-    getattr(keras.initializers, name)
-    for name in ("Constant", "Ones", "RandomNormal", "RandomUniform", "TruncatedNormal", "Zeros")
+    getattr(keras.initializers, name) for name in ("Ones", "RandomNormal", "RandomUniform", "TruncatedNormal", "Zeros")
 )
-"""Initializers that draw a row alike however many there are; others see the whole table, as `GlorotUniform` must."""
+"""Initializers that draw a row alike however many there are; others see the whole table, as `GlorotUniform` must, and
+`Constant`, which may hold one."""
 
 APART = 2_654_435_761
 """By how much the seeds of chunks differ: multiples of 2^32 over the golden ratio stay apart from each other modulo 2^32,
@@ -78,7 +78,8 @@ class EmbeddingTable(keras.layers.Layer):
         with tf.init_scope():
             for place, start in enumerate(range(0, self.rows, size)):
                 rows = tf.range(start, min(start + size, self.rows))
-                values = fresh_initializer(self.initializer, place * APART)((len(rows), self.dim))
+                draw = fresh_initializer(self.initializer, place * APART)
+                values = draw((len(rows), self.dim), dtype=self.embeddings.dtype)
                 self.embeddings.value.scatter_update(tf.IndexedSlices(values, rows))
 
     def call(

@@ -140,14 +140,16 @@ class RetrievalTask(keras.layers.Layer):
             candidate_sampling_probability: [c] or [q, c], above 0.
             candidate_ids: [c], integers or strings.
             compute_metrics: Whether to update `metrics`; batch metrics always are.
-            score_mask: True where a candidate takes part, broadcast against [q, c]; a positive always does.
+            score_mask: True where a candidate takes part, [c], [1, c], [q, 1] or [q, c] bool; a positive always does.
 
         Raises:
-            ConfigError: A shape or the ids' dtype does not fit, there are fewer candidates than queries, or a probability is not above 0.
+            ConfigError: A shape, or the dtype of the ids or the mask does not fit, there are fewer candidates than queries, or a probability is not above 0.
                 Inside a `tf.function` what only running tells is TensorFlow's InvalidArgumentError.
         """
         queries, candidates = tf.shape(query_embeddings)[0], tf.shape(candidate_embeddings)[0]
         q, c = query_embeddings.shape[0], candidate_embeddings.shape[0]
+        require_shape("query_embeddings", query_embeddings, [q, None])
+        require_shape("candidate_embeddings", candidate_embeddings, [c, query_embeddings.shape[1]])
         candidate_embeddings = require(
             candidate_embeddings,
             candidates >= queries,
@@ -173,7 +175,12 @@ class RetrievalTask(keras.layers.Layer):
         mask = None
         if score_mask is not None:
             mask = tf.convert_to_tensor(score_mask)
+            if mask.dtype != tf.bool:
+                raise ConfigError(f"score_mask is {mask.dtype.name}; expected True where a candidate takes part")
+            require_shape("score_mask", mask, [c], [1, c], [q, 1], [q, c])
             mask = mask if mask.shape.rank == 2 else mask[tf.newaxis, :]
+            if mask.shape[0] is None:  # of one row, or of all: running tells
+                mask = tf.broadcast_to(mask, [queries, candidates])
         positives = candidate_embeddings[:queries]
         row_ids = None if ids is None else ids[:queries]
         columns = Columns(tf.cast(candidate_embeddings, tf.float32), log_q, tf.range(queries), ids, row_ids, mask)

@@ -112,7 +112,8 @@ def evaluate(
 
     vectors = model.candidate_embeddings(catalogue, tables=tables)
     queries = model.query_embeddings(positives.dataset())
-    if not np.isfinite(_longest(queries) * _longest(vectors)):  # no |q . c| is above |q| |c|
+    highest = _longest(queries) * _longest(vectors)  # no |q . c| is above |q| |c|
+    if not highest < np.finfo(np.float32).max:  # nor is NaN below anything
         raise DataError(
             "the model's vectors are not finite, or so long that their products are not: its training diverged; lower the"
             " learning rate and train again"
@@ -177,10 +178,9 @@ def _excluded(
     return Excluded(row * n + by_query.values, n), dropped
 
 
-def _longest(vectors: Array) -> np.floating[Any]:
+def _longest(vectors: Array) -> float:
     """Return the length of the longest vector, NaN or infinite where one is not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.sqrt(np.einsum("ij,ij->i", vectors, vectors).max())
+    return float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max()))
 
 
 def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Ints | None:

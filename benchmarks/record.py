@@ -138,7 +138,7 @@ def _row(figure: Figure) -> str:
         figure.name,
         f"{figure.median:.3g}",
         f"{'≥' if figure.at_least else '≤'} {figure.bar:g}",
-        f"{min(figure.rounds):.3g} to {max(figure.rounds):.3g}",
+        f"{len(figure.rounds)}, from {min(figure.rounds):.3g} to {max(figure.rounds):.3g}",
         figure.detail,
         "reached" if figure.reached else "**missed**",
     )

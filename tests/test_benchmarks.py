@@ -111,8 +111,10 @@ def test_the_page_says_where_a_topic_was_measured_elsewhere(record: ModuleType) 
     page = record.page({"reading": old, "step": new})
     assert page.count("Machine: 4 cores") == page.count("Machine: 2 cores") == page.count("Versions: Python 3") == 1
     assert page.index("## reading") < page.index("Machine: 2 cores") < page.index("## step")
-    assert "| ratio | 2 | ≥ 3.5 | 1 to 3 |  | **missed** |" in page
-    assert "| ratio | 4 | ≥ 3.5 | 4 to 4 |  | reached |\n\nMoved since the last record:\n\n- better: …\n" in page
+    assert "| ratio | 2 | ≥ 3.5 | 3, from 1 to 3 |  | **missed** |" in page
+    assert (
+        "| ratio | 4 | ≥ 3.5 | 1, from 4 to 4 |  | reached |\n\nMoved since the last record:\n\n- better: …\n" in page
+    )
 
 
 def test_the_command_compares_with_the_last_record_and_keeps_other_topics(
@@ -128,7 +130,7 @@ def test_the_command_compares_with_the_last_record_and_keeps_other_topics(
     assert "The first record." in capsys.readouterr().out
     page = (tmp_path / "it.md").read_text(encoding="utf-8")
     assert "How a step grows with its table. Measured on " in page
-    assert r"| large \| small | 1 | ≤ 1.2 | 0.99 to 1.01 | 1 ms | reached |" in page
+    assert r"| large \| small | 1 | ≤ 1.2 | 3, from 0.99 to 1.01 | 1 ms | reached |" in page
     assert "| kept | 9 |" in page
 
     rounds.write_text("1.18", encoding="utf-8")  # below its bar, and worse

@@ -28,6 +28,8 @@ class Fixed:
 
     scores: Any
     schema: sf.Schema = SCHEMA
+    length: float = 1.0
+    dtype: Any = np.float32
 
     @property
     def sides(self) -> Any:
@@ -35,13 +37,13 @@ class Fixed:
 
     def query_embeddings(self, queries: Any, batch_size: int = 4096) -> Any:
         rows = np.concatenate([batch["user/encoded"].numpy() for batch in queries])
-        return np.vstack([np.zeros((3, 4)), self.scores])[rows].astype(np.float32)
+        return np.vstack([np.zeros((3, 4)), self.scores])[rows].astype(self.dtype)
 
     def candidate_embeddings(self, candidates: Any, batch_size: int = 4096, *, tables: Any = None) -> Any:
         ids = pc.index_in(
             candidates.table["item"].combine_chunks(), value_set=pa.array(["a", "b", "c", "d"])
         ).to_numpy()
-        return np.eye(4, dtype=np.float32)[ids]
+        return self.dtype(self.length) * np.eye(4, dtype=self.dtype)[ids]
 
 
 SCORES = np.array([[3.0, 4.0, 1.0, 0.0], [2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
@@ -103,6 +105,16 @@ def test_a_collapsed_model_does_not_look_good() -> None:
     report = sf.evaluate(Fixed(np.zeros((3, 4))), TEST, ITEMS, ks=(3,))
     assert report["hit_rate@3"] == 0.0
     assert report["coverage@3"] == 0.75
+
+
+def test_long_vectors_are_ranked_as_far_as_their_products_go() -> None:
+    expected = sf.evaluate(Fixed(SCORES), TEST, ITEMS, ks=(2, 3)).metrics
+    # their squares are beyond float32, or float16
+    for model in (Fixed(SCORES * 1e25), Fixed(SCORES * 1e4, dtype=np.float16, length=1e4)):
+        assert sf.evaluate(model, TEST, ITEMS, ks=(2, 3)).metrics == expected
+    for model in (Fixed(SCORES * 1e25, length=1e25), Fixed(SCORES * 0, length=np.inf), Fixed(SCORES + np.nan)):
+        with pytest.raises(DataError, match="the model's vectors are not finite"), np.errstate(invalid="ignore"):
+            sf.evaluate(model, TEST, ITEMS)
 
 
 def test_coverage_counts_what_anybody_is_shown() -> None:

@@ -98,3 +98,13 @@ def test_where_all_are_tied_the_earlier_come_first_and_the_rank_is_last() -> Non
     (found,) = nearest(np.zeros((1, 2)), np.ones((9000, 2)), 4, Excluded(np.array([1]), 9000))
     assert found.candidates.tolist() == [[0, 2, 3, 4]]
     assert found.ranks().tolist() == [[4, 4, 4, 4]]
+
+
+def test_copies_are_tied_wherever_they_stand() -> None:
+    """Products of other shapes round otherwise: were the last tile narrower, copies in it would come before or after."""
+    items = np.random.default_rng(0).normal(size=(1500, 1000)).astype(np.float32)
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    none = Excluded(np.empty(0, np.int64), 3000)
+    (found,) = nearest(items[:1000], np.concatenate([items, items]), 2, none)
+    assert (found.ranks() == 2).all()
+    assert found.candidates.tolist() == [[row, row + 1500] for row in range(1000)]

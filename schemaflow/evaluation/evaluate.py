@@ -11,7 +11,7 @@ import pyarrow as pa
 from schemaflow.data.encode import Array, Lists
 from schemaflow.data.join import as_side_table, read_ids, read_table, refuse_repeated
 from schemaflow.errors import ConfigError, DataError
-from schemaflow.evaluation.firsts import Excluded, nearest, popular
+from schemaflow.evaluation.firsts import Excluded, among, nearest, popular
 from schemaflow.evaluation.judge import Judge
 from schemaflow.evaluation.queries import codes_of, distinct_queries, positions_of, user_id_of
 from schemaflow.evaluation.report import Report
@@ -99,8 +99,8 @@ def evaluate(
             )
         seen = open_source(exclude)
         pairs = (read_ids(seen, user_id), read_ids(seen, sides.item_id))
-        excluded = _excluded(*pairs, user_of_query, identifiers)
-        kept &= ~_among(users, items, *pairs)
+        excluded, dropped = _excluded(*pairs, identifiers, user_of_query, positives.query, items)
+        kept &= ~dropped
     if not kept.any():
         why = (
             "are also in exclude"
@@ -112,7 +112,8 @@ def evaluate(
 
     vectors = model.candidate_embeddings(catalogue, tables=tables)
     queries = model.query_embeddings(positives.dataset())
-    if not np.isfinite(_longest(queries) * _longest(vectors)):  # no |q . c| is above |q| |c|
+    highest = _longest(queries) * _longest(vectors)  # no |q . c| is above |q| |c|
+    if not highest < np.finfo(np.float32).max:  # nor is NaN below anything
         raise DataError(
             "the model's vectors are not finite, or so long that their products are not: its training diverged; lower the"
             " learning rate and train again"
@@ -143,31 +144,43 @@ def _refused(source: Source, schema: Schema, sides: Sides, tables: str | Path | 
     return np.asarray(read_table(source, schema, tables, [mark.name])[mark.name]) == 1
 
 
-def _among(users: pa.Array, items: pa.Array, of_users: pa.Array, of_items: pa.Array) -> npt.NDArray[np.bool_]:
-    """Tell which (user, item) pairs are among others, [rows] bool."""
-    known_users, known_items = of_users.unique(), of_items.unique()
-    user, item = positions_of(users, known_users), positions_of(items, known_items)
-    others = positions_of(of_users, known_users) * len(known_items) + positions_of(of_items, known_items)
-    return (user >= 0) & (item >= 0) & np.isin(user * len(known_items) + item, others)
+def _excluded(
+    users: pa.Array, items: pa.Array, identifiers: pa.Array, user_of_query: pa.Array, query: Ints, positives: pa.Array
+) -> tuple[Excluded, npt.NDArray[np.bool_]]:
+    """Return the candidates among a user's items, for each of the user's queries, and which positives are among its items.
+
+    Args:
+        users: Who had each item, [pairs].
+        items: [pairs].
+        identifiers: Of the candidates.
+        user_of_query: [queries].
+        query: Of each positive, [rows].
+        positives: The item of each, [rows].
+    """
+    distinct, n = user_of_query.unique(), len(identifiers)
+    asking = positions_of(user_of_query, distinct)
+    coded = items.dictionary_encode()
+    unknown = coded.dictionary.filter(pa.array(positions_of(coded.dictionary, identifiers) < 0))
+    known = pa.concat_arrays([identifiers, unknown])  # the candidates first
+    width = len(known)
+    item = positions_of(coded.dictionary, known)[coded.indices]
+    user = positions_of(users, distinct)
+    pairs = np.unique(user[user >= 0] * width + item[user >= 0])  # [pairs]
+
+    number = positions_of(positives, known)
+    dropped = (number >= 0) & among(asking[query] * width + number, pairs)
+
+    user, item = np.divmod(pairs, width)
+    user, item = user[item < n], item[item < n]
+    by_user = Lists(item, np.searchsorted(user, np.arange(len(distinct) + 1)))
+    by_query = by_user.take(asking)  # a user may have several queries
+    row = np.repeat(np.arange(len(by_query)), np.diff(by_query.splits))
+    return Excluded(row * n + by_query.values, n), dropped
 
 
-def _excluded(users: pa.Array, items: pa.Array, user_of_query: pa.Array, identifiers: pa.Array) -> Excluded:
-    """Return the candidates among a user's items, for each of the user's queries."""
-    width = len(identifiers)
-    distinct = user_of_query.unique()
-    user, item = positions_of(users, distinct), positions_of(items, identifiers)
-    here = (user >= 0) & (item >= 0)
-    pairs = np.unique(user[here] * width + item[here])  # [pairs]
-    by_user = Lists(pairs % width, np.searchsorted(pairs, np.arange(len(distinct) + 1) * width))
-    by_query = by_user.take(positions_of(user_of_query, distinct))  # a user may have several queries
-    query = np.repeat(np.arange(len(by_query)), np.diff(by_query.splits))
-    return Excluded(query * width + by_query.values, width)
-
-
-def _longest(vectors: Array) -> np.floating[Any]:
+def _longest(vectors: Array) -> float:
     """Return the length of the longest vector, NaN or infinite where one is not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.sqrt(np.einsum("ij,ij->i", vectors, vectors).max())
+    return float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max()))
 
 
 def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Ints | None:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from schemaflow.data.encode import Array
 from schemaflow.metrics import Floats, Ints
 from schemaflow.ranking import COLUMNS, ROWS
 
-__all__ = ["Excluded", "Firsts", "nearest", "popular"]
+__all__ = ["Excluded", "Firsts", "among", "nearest", "popular"]
 
 GROUP = 40
 """Scores of which the highest is compared with the bar, before they are one by one."""
@@ -77,22 +78,22 @@ def nearest(queries: Floats, candidates: Floats, count: int, excluded: Excluded)
         >>> found.scores.tolist(), found.candidates.tolist()
         ([[3.0, 1.0]], [[1, 0]])
     """
-    count = min(count, len(candidates))
-    width = min(len(candidates), max(COLUMNS, 4 * count))
+    n = len(candidates)
+    count = min(count, n)
+    width = min(n, max(COLUMNS, 4 * count))
     rows = max(1, ROWS * COLUMNS // max(width, COLUMNS))
-    tiles = -(-len(candidates) // width)
     vectors = tf.constant(candidates, tf.float32)  # [n, dim]
     for start in range(0, len(queries), rows):
         part = tf.constant(queries[start : start + rows], tf.float32)  # [b, dim]
         row, column = excluded.of(start, start + len(part))
-        order = np.argsort(column // width, kind="stable")
-        out = tf.constant(np.stack([row[order], column[order] % width], axis=1), tf.int32)  # [e, 2], tile after tile
-        splits = tf.constant(np.searchsorted(column[order] // width, np.arange(tiles + 1)), tf.int32)
-        scores, places = tf.math.top_k(_scores(part, vectors[:width], out[: splits[1]]), count)  # [b, count]
-        tile = tf.constant(1)
-        while tile < tiles:
-            tile, cells, above = _above(part, vectors, tf.constant(width), out, splits, scores, tile)
-            scores, places = _merged(scores, places, cells.numpy(), above.numpy())
+        out = np.stack([row, column], axis=1)[column < width]  # [e, 2]
+        first = tf.matmul(part, vectors[:width], transpose_b=True)  # [b, width]
+        first = tf.tensor_scatter_nd_update(first, out, tf.fill([len(out)], float("-inf")))
+        scores, places = tf.math.top_k(first, count)  # [b, count]
+        end = tf.constant(width)
+        while end < n:
+            end, cells, above = _above(part, vectors, tf.constant(width), scores, end)
+            scores, places = _merged(scores, places, *_without(cells.numpy(), above.numpy(), row * n + column, n))
         yield Firsts(scores.numpy(), np.where(scores > -np.inf, places, -1))
 
 
@@ -117,17 +118,18 @@ def popular(counts: Ints, queries: int, count: int, excluded: Excluded) -> Itera
     for start in range(0, queries, ROWS):
         b = min(ROWS, queries - start)
         row, column = excluded.of(start, start + b)
-        out = np.sort(row * n + place[column])  # cells by place
-        row, before = out // n, out % n
         # with m of a query's excluded ones among them, its first `count` are among the first count + m of all
+        near = place[column] < (count + np.bincount(row, minlength=b))[row]
+        row, before = np.divmod(np.sort(row[near] * n + place[column[near]]), n)  # by place
         met = before - _nth(row, b) < count
-        lengths = np.minimum(count + np.bincount(row[met], minlength=b), n)  # [b]
-        row = np.repeat(np.arange(b), lengths)
-        cells = row * n + _nth(row, b)
-        kept = cells[~np.isin(cells, out)]
-        row, nth = kept // n, _nth(kept // n, b)
+        row, before = row[met], before[met]
+        lengths = np.minimum(count + np.bincount(row, minlength=b), n)  # [b]
+        kept = np.ones(lengths.sum(), bool)
+        kept[(np.cumsum(lengths) - lengths)[row] + before] = False
+        rows = np.repeat(np.arange(b), lengths)
+        row, places = rows[kept], _nth(rows, b)[kept]
         candidates = np.full((b, count), -1)
-        candidates[row, nth] = order[kept % n]
+        candidates[row, _nth(row, b)] = order[places]
         yield Firsts(np.where(candidates < 0, -np.inf, counts[candidates]), candidates)
 
 
@@ -137,56 +139,48 @@ def _nth(row: Ints, rows: int) -> Ints:
     return np.arange(len(row)) - (np.cumsum(sizes) - sizes)[row]
 
 
-def _scores(queries: tf.Tensor, tile: tf.Tensor, out: tf.Tensor) -> tf.Tensor:
-    """Return the scores of a tile, [b, width], with -inf at the cells `out`, [e, 2]."""
-    scores = tf.matmul(queries, tile, transpose_b=True)
-    return tf.tensor_scatter_nd_update(scores, out, tf.fill(tf.shape(out)[:1], float("-inf")))
-
-
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
 def _above(
-    queries: tf.Tensor,
-    candidates: tf.Tensor,
-    width: tf.Tensor,
-    out: tf.Tensor,
-    splits: tf.Tensor,
-    firsts: tf.Tensor,
-    start: tf.Tensor,
+    queries: tf.Tensor, candidates: tf.Tensor, width: tf.Tensor, firsts: tf.Tensor, start: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Go through tiles until there are as many cells above the bar as first ones so far.
 
     Args:
         queries: [b, dim].
         candidates: [n, dim].
-        width: Columns of a tile.
-        out: The excluded cells, [e, 2], tile after tile.
-        splits: Where those of each tile begin, and the end, [tiles + 1].
+        width: Columns of a tile, at most n.
         firsts: The highest scores so far, falling, [b, k]; the last is the bar.
-        start: The first tile.
+        start: The first candidate to look at, at least width.
 
     Returns:
-        The tile after the last, and of the cells above the bar (row, column), [found, 2] int32, and score, [found].
+        The candidate after the last, and of the cells above the bar (row, column), [found, 2] int32, and score, [found].
     """
-    tiles, bar, limit = tf.size(splits) - 1, firsts[:, -1], tf.size(firsts)
+    n, bar, limit = tf.shape(candidates)[0], firsts[:, -1], tf.size(firsts)
 
     def visit(
-        tile: tf.Tensor, held: tf.Tensor, cells: tf.TensorArray, scores: tf.TensorArray
+        at: tf.Tensor, held: tf.Tensor, cells: tf.TensorArray, scores: tf.TensorArray
     ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray, tf.TensorArray]:
-        first = tile * width
-        all_scores = _scores(queries, candidates[first : first + width], out[splits[tile] : splits[tile + 1]])
-        here, above = _cells_above(all_scores, bar)
-        at = tile - start
-        return tile + 1, held + tf.size(above), cells.write(at, tf.add(here, [0, first])), scores.write(at, above)
+        # the last tile is of the others' shape, so that copies are scored alike: it begins with what was looked at
+        first = tf.minimum(at, n - width)
+        tile = tf.matmul(queries, candidates[first : first + width], transpose_b=True)[:, at - first :]
+        here, above = _cells_above(tile, bar)
+        number = (at - start) // width
+        return (
+            first + width,
+            held + tf.size(above),
+            cells.write(number, tf.add(here, [0, at])),
+            scores.write(number, above),
+        )
 
     cells = tf.TensorArray(tf.int32, 0, dynamic_size=True, infer_shape=False, element_shape=[None, 2])
     scores = tf.TensorArray(tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=[None])
-    tile, _, cells, scores = tf.while_loop(
-        lambda tile, held, *_: (tile < tiles) & (held < limit),
+    end, _, cells, scores = tf.while_loop(
+        lambda at, held, *_: (at < n) & (held < limit),
         visit,
         (start, tf.constant(0), cells, scores),
         parallel_iterations=1,  # several at a time would be several tiles in memory
     )
-    return tile, cells.concat(), scores.concat()
+    return end, cells.concat(), scores.concat()
 
 
 def _cells_above(scores: tf.Tensor, bar: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -206,13 +200,37 @@ def _cells_above(scores: tf.Tensor, bar: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     )
 
 
+def _without(cells: Array, scores: Array, out: Ints, n: int) -> tuple[Array, Array]:
+    """Return cells, (row, column) [found, 2], in the order of their rows, and scores, without those that are excluded.
+
+    Args:
+        cells: [found, 2]; those of a row in the order of their columns.
+        scores: [found].
+        out: The excluded cells, as sorted `row * n + column`.
+        n: How many candidates.
+    """
+    order = np.argsort(cells[:, 0].astype(np.min_scalar_type(ROWS)), kind="stable")  # small integers are sorted fastest
+    cells, scores = cells[order], scores[order]
+    left = ~among(cells[:, 0].astype(np.int64) * n + cells[:, 1], out)
+    return cells[left], scores[left]
+
+
 def _merged(firsts: tf.Tensor, places: tf.Tensor, cells: Array, scores: Array) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the first ones, scores and places [b, k], of those so far and of others, (row, column) [found, 2] and score."""
-    order = np.argsort(cells[:, 0], kind="stable")  # tile after tile in each row, so the earlier of equal scores first
-    row, column = cells[order].T
+    """Return the first ones, scores and places [b, k], of those so far and of others, (row, column) [found, 2] and score.
+
+    The others are in the order of their rows, and each row's in that of the columns: the earlier of equal scores is first.
+    """
+    row, column = cells.T
     nth = _nth(row, len(firsts))
     shape = (len(firsts), int(nth.max(initial=-1)) + 1)
     others, columns = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int32)
-    others[row, nth], columns[row, nth] = scores[order], column
+    others[row, nth], columns[row, nth] = scores, column
     firsts, chosen = tf.math.top_k(tf.concat([firsts, others], axis=1), firsts.shape[1])
     return firsts, tf.gather(tf.concat([places, columns], axis=1), chosen, axis=1, batch_dims=1)
+
+
+def among(cells: Ints, others: Ints) -> npt.NDArray[np.bool_]:
+    """Tell which cells are among others that are sorted, [n] bool."""
+    if not len(others):
+        return np.zeros(cells.shape, bool)
+    return others[np.minimum(np.searchsorted(others, cells), len(others) - 1)] == cells

@@ -88,7 +88,7 @@ def read_column(feature: Feature, piece: Piece, coded: bool = False) -> Column:
     Args:
         feature: The feature.
         piece: The rows.
-        coded: Whether to leave strings that come as codes as they are.
+        coded: Whether to leave strings that come as codes as they are, and integers as wide as their dtype.
 
     Raises:
         DataError: The column has another type than the feature, is a list where the feature is not (or the reverse), or
@@ -135,7 +135,7 @@ def _read_lists(feature: Feature, array: Any, piece: Piece, coded: bool) -> Colu
 
     if pa.types.is_null(array.type):
         array = array.cast(pa.large_list(pa.null()))
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
+    lengths = _lengths(array)
     values = _canonical(feature, array.flatten(), piece, coded)
     if values.null_count:
         row_of = np.repeat(np.arange(len(lengths)), lengths)  # of each value
@@ -157,6 +157,17 @@ def _read_lists(feature: Feature, array: Any, piece: Piece, coded: bool) -> Colu
     splits = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=splits[1:])
     return Column(values, splits, piece)
+
+
+def _lengths(array: Any) -> "npt.NDArray[Any]":
+    """Return how many values each list has, [rows]; a null one none."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not array.null_count and (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+        return np.diff(array.offsets.to_numpy())
+    return pc.fill_null(pc.list_value_length(array), 0).to_numpy()
 
 
 def _canonical(feature: Feature, array: Any, piece: Piece, coded: bool) -> "pa.Array":
@@ -196,7 +207,7 @@ def _canonical(feature: Feature, array: Any, piece: Piece, coded: bool) -> "pa.A
     least = missing_value(feature.dtype)
     if pc.min(array).as_py() == least:
         array = pc.if_else(pc.equal(array, least), None, array)
-    return array.cast(pa.int64())
+    return array if coded else array.cast(pa.int64())
 
 
 def _strings(feature: Feature, array: Any, piece: Piece) -> "pa.Array":

@@ -35,7 +35,7 @@ def rows_in(domain: Domain, vocabulary: "pa.Array | None", values: "pa.Array") -
         rows = np.full(len(values), MISSING, np.int64)
         rows[~missing] = domain.reserved + hash_buckets(values.drop_null(), domain.buckets)
         return rows
-    found = pc.index_in(values, value_set=vocabulary)
+    found = pc.index_in(values.cast(vocabulary.type), value_set=vocabulary)
     rows = pc.fill_null(found, 0).to_numpy().astype(np.int64) + domain.reserved
     if not found.null_count:
         return rows

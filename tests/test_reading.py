@@ -38,8 +38,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "BATCH_ROWS", 7)
     monkeypatch.setattr(order, "BATCH_ROWS", 7)
     monkeypatch.setattr(order, "ACTIVE", 3)
-    monkeypatch.setattr(order, "MIXED_ROWS", 40)
-    monkeypatch.setattr(order, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(order, "PART_ROWS", 7)
+    monkeypatch.setattr(order, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(order, "ORDERED_ROWS", 16)
     monkeypatch.setattr(sources, "CODED_ROWS", 4)
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from schemaflow.data.encode import Lists, encoded_dtype
 from schemaflow.data.join import join
-from schemaflow.data.order import in_order, shuffled, whole_batches
+from schemaflow.data.order import in_order, shuffled
 from schemaflow.errors import ConfigError, DataError, SchemaFlowError
 from schemaflow.schema.feature import encoded_name
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
@@ -50,7 +50,7 @@ def read_parquet(
         schema: The features, with their vocabularies learned.
         batch_size: Rows an element.
         shuffle: Give the rows in another order each time the dataset is iterated. Row groups come in random order, 16 of
-            them by turns; about a million of their rows are in memory, and each batch takes some of all of these.
+            them by turns; what some turns bring, a quarter of a million rows, is mixed before it is cut into batches.
         seed: Of the shuffle. The same seed gives the same order of rows in the same iteration, whatever the machine. A
             function is asked for a seed before each iteration.
         drop_remainder: Leave out the last rows where they do not fill a batch. All shards then have the same number of
@@ -100,8 +100,8 @@ def read_parquet(
 
     def blocks() -> Iterator[dict[str, Any]]:
         try:
-            spans = shuffled(joined, rows, batch_size, next_seed()) if shuffle else in_order(joined, rows)
-            for block in whole_batches(spans, batch_size):
+            found = shuffled(joined, rows, batch_size, next_seed()) if shuffle else in_order(joined, rows, batch_size)
+            for block in found:
                 yield {encoded_name(name): _flat(column) for name, column in block.items()}
         except SchemaFlowError as reason:
             _raised.append(reason)

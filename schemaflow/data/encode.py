@@ -21,8 +21,10 @@ __all__ = ["Array", "Columns", "Lists", "Span", "concatenate", "encode", "encode
 
 Array = npt.NDArray[Any]
 
-TAKEN_ROWS = 8192
-"""Lists that are taken at a time: the places of their values stay in the processor's cache."""
+TAKEN_ROWS = 2048
+"""Lists that are taken at a time. Larger arrays of the places of their values would be had from the system each time, page by
+page, which takes longer than to fill them.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,19 @@ class Lists:
 
     def take(self, rows: Array) -> "Lists":
         """Return the lists of some rows, in their order."""
-        starts = self.splits[:-1][rows]
-        splits = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(self.splits[1:][rows] - starts, out=splits[1:])
+        splits = _empty((len(rows) + 1,), np.dtype(np.int64))
+        splits[0] = 0
+        parts = [slice(first, first + TAKEN_ROWS) for first in range(0, len(rows), TAKEN_ROWS)]
+        for part in parts:
+            np.subtract(self.splits[1:][rows[part]], self.splits[:-1][rows[part]], out=splits[1:][part])
+        np.cumsum(splits, out=splits)
         values = _empty((int(splits[-1]),), self.values.dtype)
-        for first in range(0, len(rows), TAKEN_ROWS):
-            part = slice(first, first + TAKEN_ROWS)
-            ends = splits[first : first + TAKEN_ROWS + 1]
+        for part in parts:
+            ends = splits[part.start : part.stop + 1]
             # element j of new row i is old element start_of_row + j
-            shifts = np.repeat(starts[part] - ends[:-1], np.diff(ends))
-            shifts += np.arange(ends[0], ends[-1])
-            self.values.take(shifts, out=values[ends[0] : ends[-1]], mode="clip")  # "raise" would keep a copy
+            places = np.repeat(self.splits[:-1][rows[part]] - ends[:-1], np.diff(ends))
+            places += np.arange(ends[0], ends[-1])
+            self.values.take(places, out=values[ends[0] : ends[-1]], mode="clip")  # "raise" would make a copy
         return Lists(values, splits)
 
 
@@ -62,7 +66,10 @@ Columns = Mapping[str, Array | Lists]
 
 def take(columns: Columns, rows: Array) -> dict[str, Array | Lists]:
     """Return some rows of every column, in their order."""
-    return {name: column.take(rows) if isinstance(column, Lists) else column[rows] for name, column in columns.items()}
+    return {
+        name: column.take(rows) if isinstance(column, Lists) else _taken(column, rows)
+        for name, column in columns.items()
+    }
 
 
 def rows_of(columns: Columns) -> int:
@@ -99,7 +106,12 @@ def _join(name: str, spans: Sequence[Span]) -> Array | Lists:
         return _end_to_end([it[span.start : span.stop] for it, span in zip(columns, spans, strict=True)])
     bounds = [(it.splits[span.start], it.splits[span.stop]) for it, span in zip(columns, spans, strict=True)]
     values = _end_to_end([it.values[start:stop] for it, (start, stop) in zip(columns, bounds, strict=True)])
-    splits = _end_to_end([np.zeros(1, np.int64), *(it.splits[span.start + 1 : span.stop + 1] for it, span in zip(columns, spans, strict=True))])
+    splits = _end_to_end(
+        [
+            np.zeros(1, np.int64),
+            *(it.splits[span.start + 1 : span.stop + 1] for it, span in zip(columns, spans, strict=True)),
+        ]
+    )
     starts, stops = np.array(bounds).T
     first = np.cumsum(stops - starts) - stops  # how far each span's values are moved
     splits[1:] += np.repeat(first, [span.rows for span in spans])
@@ -109,7 +121,13 @@ def _join(name: str, spans: Sequence[Span]) -> Array | Lists:
 def _end_to_end(arrays: Sequence[Array]) -> Array:
     """Return arrays one after the other."""
     shape, dtype = (sum(map(len, arrays)), *arrays[0].shape[1:]), np.result_type(*arrays)
-    return np.concatenate(arrays) if dtype == object else np.concatenate(arrays, out=_empty(shape, dtype))
+    return np.concatenate(arrays) if dtype.hasobject else np.concatenate(arrays, out=_empty(shape, dtype))
+
+
+def _taken(column: Array, rows: Array) -> Array:
+    if column.dtype.hasobject:
+        return column[rows]
+    return column.take(rows, axis=0, out=_empty((len(rows), *column.shape[1:]), column.dtype), mode="clip")
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

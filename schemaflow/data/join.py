@@ -64,13 +64,30 @@ class Joined:
     own: tuple[Feature, ...]
     sides: tuple[_Side, ...]
 
-    def stream(self, place: Place) -> Iterator[dict[str, Array | Lists]]:
-        """Yield the encoded features at a place, by name, a bounded number of rows at a time."""
+    def pieces(self, place: Place, most: int | None = None) -> Iterator[Piece]:
+        """Yield the rows at a place as they stand, so many at a time at most, with the columns that are needed."""
         keys = [side.key.source for side in self.sides]
         needed = dict.fromkeys([feature.source for feature in self.own] + keys)
         strings = {it.source for it in self.own if it.dtype == "string" and it.kind == "categorical"}
-        for piece in self.source.stream(place, list(needed), coded=sorted(strings.difference(keys))):
-            yield self._encode(piece)
+        return self.source.stream(place, list(needed), most, coded=sorted(strings.difference(keys)))
+
+    def stream(self, place: Place) -> Iterator[dict[str, Array | Lists]]:
+        """Yield the encoded features at a place, by name, a bounded number of rows at a time."""
+        return (self._encode(piece) for piece in self.pieces(place))
+
+    def encode(self, pieces: Sequence[Piece]) -> dict[str, Array | Lists]:
+        """Return the encoded features of pieces, one after the other.
+
+        Raises:
+            DataError: A row does not fit its feature.
+        """
+        tables = [piece.table for piece in pieces]
+        if all(table.schema.equals(tables[0].schema) for table in tables):
+            try:  # each pass over a column costs more than its rows, where they are few
+                return self._encode(Piece(pa.concat_tables(tables), "the table"))
+            except DataError:  # said once more, by the piece that knows its place
+                pass
+        return whole([self._encode(piece) for piece in pieces])
 
     def _encode(self, piece: Piece) -> dict[str, Array | Lists]:
         columns = {

@@ -5,53 +5,109 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
-from schemaflow.data.encode import Columns, Lists, Span, concatenate, rows_of, take
+from schemaflow.data.encode import Columns, Span, concatenate, rows_of, take
 from schemaflow.data.join import Joined
-from schemaflow.schema.sources import BATCH_ROWS, Place
+from schemaflow.schema.sources import BATCH_ROWS, Piece, Place
 
 __all__ = ["in_order", "shuffled", "whole_batches"]
+
+T = TypeVar("T")
 
 ACTIVE = 16
 """How many places are read by turns when rows are shuffled. Part of the order that a seed gives."""
 
-MIXED_ROWS, MIXED_BYTES = 1_000_000, 1 << 28
-"""The most rows that are mixed, and what they may take once encoded."""
+PART_ROWS = 16_384
+"""The most rows that are read at a turn."""
 
-BLOCK_ROWS = 65_536
-"""The rows of a block, where a batch holds fewer."""
+BLOCK_ROWS, BLOCK_BYTES = 262_144, 1 << 27
+"""The rows that are mixed with each other, where a batch holds fewer; fewer rows where they take so much as they are read."""
+
+ORDERED_ROWS = 65_536
+"""The rows of a block that keeps the order, where a batch holds fewer."""
+
+AHEAD = 2
+"""How many blocks are mixed before they are asked for."""
 
 WORKERS = min(os.cpu_count() or 1, 8)
 """Threads that read; the order does not depend on them."""
 
 
-def in_order(joined: Joined, rows: range) -> Iterator[Span]:
-    """Yield some rows of a table in the order of its files."""
+def in_order(joined: Joined, rows: range, batch_size: int) -> Iterator[Columns]:
+    """Yield some rows of a table in the order of its files, in blocks of whole batches."""
     streams = (joined.stream(place) for place in _within(joined.source.places(BATCH_ROWS), rows))
-    for columns in _read(streams, WORKERS, by_turns=False):
-        yield Span(columns, 0, rows_of(columns))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        spans = (Span(columns, 0, rows_of(columns)) for columns in _read(pool, streams, WORKERS, by_turns=False))
+        yield from whole_batches(spans, batch_size)
 
 
-def shuffled(joined: Joined, rows: range, batch_size: int, seed: int) -> Iterator[Span]:
-    """Yield the rows that a shard has of a table in random order, all shards by the same seed.
+def shuffled(joined: Joined, rows: range, batch_size: int, seed: int) -> Iterator[Columns]:
+    """Yield the rows that a shard has of a table in random order, in blocks of whole batches, all shards by the same seed.
 
     The table's places (row groups of at least `BATCH_ROWS` rows, or several small ones that follow each other) are put in
-    random order, `ACTIVE` of them are read by turns, a part at a time, and each part is permuted. Every batch takes its share
-    of each of the parts that make up about `MIXED_ROWS` rows.
+    random order, and `ACTIVE` of them are read by turns, a part at a time. The parts of some turns make a block, whose rows
+    are permuted. What a block holds beyond whole batches comes in the end, with that of the others.
     """
     generator = np.random.default_rng(seed)
     places = joined.source.places(BATCH_ROWS)
     mine = _within([places[index] for index in generator.permutation(len(places))], rows)
-    streams = (_permuted(joined, place, each) for place, each in zip(mine, generator.spawn(len(mine)), strict=True))
-    for parts in _mixtures(_read(streams, ACTIVE, by_turns=True), len(rows)):
-        yield from _mixed(parts, batch_size, generator)
+    waiting: deque[Future[tuple[Columns, Columns]]] = deque()
+    left: list[Columns] = []
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        parts = _read(pool, (joined.pieces(place, PART_ROWS) for place in mine), ACTIVE, by_turns=True)
+        for block in _gathered(parts, len(rows), batch_size):
+            waiting.append(pool.submit(_mixed, joined, block, batch_size, generator.spawn(1)[0]))
+            if len(waiting) > AHEAD:
+                yield from _whole(waiting.popleft(), left)
+        while waiting:
+            yield from _whole(waiting.popleft(), left)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    yield from whole_batches((Span(columns, 0, rows_of(columns)) for columns in left), batch_size)
+
+
+def _gathered(parts: Iterator[Piece], rows: int, batch_size: int) -> Iterator[list[Piece]]:
+    """Yield the parts of each block; blocks are alike in size."""
+    most = max(BLOCK_ROWS, batch_size)
+    enough = -(-rows // max(round(rows / most), 1))
+    held: list[Piece] = []
+    count = size = 0
+    for part in parts:
+        held.append(part)
+        count, size = count + part.table.num_rows, size + part.table.nbytes
+        if count >= enough or (size >= BLOCK_BYTES and count >= batch_size):
+            yield held
+            held, count, size = [], 0, 0
+    if held:
+        yield held
+
+
+def _mixed(
+    joined: Joined, parts: Sequence[Piece], batch_size: int, generator: np.random.Generator
+) -> tuple[Columns, Columns]:
+    """Return the rows of a block, permuted: whole batches, and the rest."""
+    columns = joined.encode(parts)
+    order = generator.permutation(rows_of(columns))
+    whole = len(order) - len(order) % batch_size
+    return take(columns, order[:whole]), take(columns, order[whole:])
+
+
+def _whole(block: Future[tuple[Columns, Columns]], left: list[Columns]) -> Iterator[Columns]:
+    """Yield the whole batches of a block, if there are any, and keep the rest."""
+    whole, rest = block.result()
+    if rows_of(rest):
+        left.append(rest)
+    if rows_of(whole):
+        yield whole
 
 
 def whole_batches(spans: Iterator[Span], batch_size: int) -> Iterator[Columns]:
     """Yield the rows of all spans in blocks of whole batches; what is left in the end is a block of its own."""
-    most = max(BLOCK_ROWS // batch_size, 1) * batch_size
+    most = max(ORDERED_ROWS // batch_size, 1) * batch_size
     held: list[Span] = []
     rows = 0
     for span in spans:
@@ -90,58 +146,19 @@ def _within(places: Sequence[Place], rows: range) -> list[Place]:
     return found
 
 
-def _permuted(joined: Joined, place: Place, generator: np.random.Generator) -> Iterator[Columns]:
-    for columns in joined.stream(place):
-        yield take(columns, generator.permutation(rows_of(columns)))
-
-
-def _read(streams: Iterator[Iterator[Columns]], active: int, by_turns: bool) -> Iterator[Columns]:
+def _read(pool: ThreadPoolExecutor, streams: Iterator[Iterator[T]], active: int, by_turns: bool) -> Iterator[T]:
     """Yield what streams yield: several of them by turns, or one after the other. All that are active are read ahead."""
-    pool = ThreadPoolExecutor(WORKERS)
-    waiting: deque[tuple[Iterator[Columns], Future[Columns | None]]] = deque()
+    waiting: deque[tuple[Iterator[T], Future[T | None]]] = deque()
 
-    def ask(stream: Iterator[Columns]) -> tuple[Iterator[Columns], Future[Columns | None]]:
+    def ask(stream: Iterator[T]) -> tuple[Iterator[T], Future[T | None]]:
         return stream, pool.submit(next, stream, None)
 
-    try:
-        waiting.extend(ask(stream) for stream in islice(streams, active))
-        while waiting:
-            stream, future = waiting.popleft()
-            columns = future.result()
-            if columns is None:
-                waiting.extend(ask(stream) for stream in islice(streams, 1))
-                continue
-            (waiting.append if by_turns else waiting.appendleft)(ask(stream))
-            yield columns
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _mixtures(parts: Iterator[Columns], rows: int) -> Iterator[list[Columns]]:
-    """Yield parts that are mixed with each other: as few mixtures of even size as memory allows."""
-    held: list[Columns] = []
-    read = mixtures = made = 0
-    for columns in parts:
-        if not mixtures:
-            size = sum(it.values.nbytes if isinstance(it, Lists) else it.nbytes for it in columns.values())
-            most = min(MIXED_ROWS, MIXED_BYTES * rows_of(columns) // max(size, 1))
-            mixtures = -(-rows // max(most, 1))
-        held.append(columns)
-        read += rows_of(columns)
-        if read * mixtures >= rows * (made + 1):
-            yield held
-            held, made = [], made + 1
-
-
-def _mixed(parts: Sequence[Columns], batch_size: int, generator: np.random.Generator) -> Iterator[Span]:
-    """Yield the rows of all parts, so that every batch has its share of each of them."""
-    sizes = np.array([rows_of(part) for part in parts])
-    batches = -(-int(sizes.sum()) // batch_size)
-    # where each part is cut: a random rounding, so that those of a few rows do not all give them to the same batch
-    cuts = np.arange(batches + 1)[:, None] * sizes / batches + generator.random(len(parts))  # [batches + 1, parts]
-    cuts = cuts.astype(np.int64)
-    cuts[0], cuts[-1] = 0, sizes
-    for starts, stops in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
-        for part, start, stop in zip(parts, starts, stops, strict=True):
-            if start < stop:
-                yield Span(part, start, stop)
+    waiting.extend(ask(stream) for stream in islice(streams, active))
+    while waiting:
+        stream, future = waiting.popleft()
+        found = future.result()
+        if found is None:
+            waiting.extend(ask(stream) for stream in islice(streams, 1))
+            continue
+        (waiting.append if by_turns else waiting.appendleft)(ask(stream))
+        yield found

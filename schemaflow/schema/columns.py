@@ -131,7 +131,6 @@ def list_kinds() -> list[Any]:
 def _read_lists(feature: Feature, array: Any, piece: Piece, coded: bool) -> Column:
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if pa.types.is_null(array.type):
         array = array.cast(pa.large_list(pa.null()))

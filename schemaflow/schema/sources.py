@@ -175,7 +175,7 @@ class Source:
         Args:
             place: The place.
             columns: The columns to read.
-            most: The most rows at a time; what `BATCH_ROWS` and `BATCH_BYTES` say if None.
+            most: The most rows at a time, `BATCH_ROWS` if None; fewer where they take more than `BATCH_BYTES`.
             coded: Those of them to give as codes where they are stored so: each distinct string once.
         """
         import pyarrow as pa
@@ -196,7 +196,7 @@ class Source:
         )
         groups = [opened.metadata.row_group(group) for group in place.groups]
         held, size = sum(it.num_rows for it in groups), sum(it.total_byte_size for it in groups)
-        most = most or max(min(BATCH_ROWS, BATCH_BYTES * held // max(size, 1)), 1)
+        most = max(min(most or BATCH_ROWS, BATCH_BYTES * held // max(size, 1)), 1)
         even = -(-held // -(-held // most))  # no short one at the end
         with _readable(place):
             batches = opened.iter_batches(even, row_groups=list(place.groups), columns=stored, use_threads=False)

@@ -84,8 +84,7 @@ def reader(folder: Path) -> Callable[[], float]:
 
     def read() -> float:
         began = time.perf_counter()
-        for _ in dataset:
-            pass
+        dataset.reduce(0, lambda batches, _: batches + 1).numpy()  # in the graph, as Keras reads
         return time.perf_counter() - began
 
     return read

@@ -6,6 +6,8 @@
   reading, shuffling and Keras's own work included. Merlin's is the same data with vectors of width 64, a linear layer, Adam
   and batches of 4,096.
 - The loss with its gradients beside its three matrix products alone, where all items of a batch are distinct.
+- A step on 1 million rows of Parquet, shuffled, beside a step on one batch of them that is given again and again: ids, a
+  number and lists, a layer of width 64 after each tower, batches of 4,096.
 - Memory of the loss with its gradients at a batch of 8,192 distinct items, beside that of the whole matrix of logits: for each
   sampler and mask, in a process of its own.
 """
@@ -17,6 +19,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
@@ -25,6 +29,7 @@ import peers
 import tensorflow as tf
 from data import data_folder
 from figures import ROUNDS, Figure, compared, report
+from reading import SCHEMA, write
 from tutorial import BATCH, TRAINING_ROWS, Tutorial, opened
 
 import schemaflow as sf
@@ -47,7 +52,7 @@ MASKS = {
 
 def measure(rounds: int = ROUNDS) -> list[Figure]:
     """Return the ratios to the peers, to the products and to the whole matrix."""
-    return [*beside_peers(rounds), *beside_products(rounds), *memory(rounds)]
+    return [*beside_peers(rounds), *beside_products(rounds), *beside_one_batch(rounds), *memory(rounds)]
 
 
 # -- peers --------------------------------------------------------------------------------------------------------
@@ -204,6 +209,37 @@ def seconds(run: Callable[[], tuple[tf.Tensor, ...]]) -> float:
         run()[0].numpy()
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def beside_one_batch(rounds: int) -> list[Figure]:
+    """Train an epoch of a table, and as many steps on its first batch."""
+    with TemporaryDirectory() as folder:
+        rows = write(Path(folder), 0.1)
+        model = sf.TwoTowerModel(sf.Schema.from_config({"fitted": {}, "yaml": SCHEMA}), sf.MLPBlock([64]))
+        model.compile("adam")
+        table = sf.read_parquet(folder, model.schema, batch_size=4096, shuffle=True, seed=0)
+        batch = table.take(1).cache().repeat(rows // 4096)
+        sides = {
+            name: lambda it=it: seconds_of(lambda: model.fit(it, verbose=0))
+            for name, it in (("table", table), ("batch", batch))
+        }
+        for run in sides.values():
+            run()
+        found = compared(sides, rounds)
+    ratios = [one / other for one, other in zip(found["table"], found["batch"], strict=True)]
+    one, other = (1000 * statistics.median(found[side]) / (rows // 4096) for side in ("table", "batch"))
+    name = "a step on a table of Parquet / on one batch again and again"
+    return [Figure(name, ratios, 1.1, False, f"{one:.0f} ms against {other:.0f}")]
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return how long something takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
 
 
 # -- memory -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Two towers of ids alone, vectors of width 64, a batch of 4096 with its items as 
 tenth as many items. Plain Keras has `keras.layers.Embedding`, `keras.optimizers.Adam` and the same loss in three lines.
 Each model is made and measured in a process of its own, which stays for all rounds; the sides of a ratio are measured by
 turns. Memory is the peak of a process that makes a model and trains it for a few steps, less what the process had after
-the same with a tiny model, as a multiple of the tables' own bytes. Takes 6 GB and about ten minutes.
+the same with a tiny model, as a multiple of the tables' own bytes. Takes 9 GB and some minutes.
 """
 
 import json

@@ -94,7 +94,9 @@ def open_tables(tables: Sequence[TableLike]) -> Iterator[tuple[str, Path | None,
             continue
         opened = [open_source(file) for file in parts]
         shown = f"{first.name} {'to' if len(parts) > 2 else 'and'} {last.name}"
-        yield first.stem, None, shown, replace(opened[0], rows=sum(it.rows for it in opened), files=tuple(parts))
+        metadata = tuple(it for source in opened for it in source.metadata)
+        rows = sum(it.rows for it in opened)
+        yield first.stem, None, shown, replace(opened[0], rows=rows, files=tuple(parts), metadata=metadata)
     for folder in folders:
         yield folder.name, folder, f"{folder.name}/", open_source(folder)
 

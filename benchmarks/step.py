@@ -52,7 +52,7 @@ MASKS = {
 
 def measure(rounds: int = ROUNDS) -> list[Figure]:
     """Return the ratios to the peers, to the products and to the whole matrix."""
-    return [*beside_peers(rounds), *beside_products(rounds), *beside_one_batch(rounds), *memory(rounds)]
+    return [*beside_peers(rounds), *beside_products(rounds), *beside_one_batch(rounds), *memory()]
 
 
 # -- peers --------------------------------------------------------------------------------------------------------
@@ -245,9 +245,9 @@ def seconds_of(run: Callable[[], object]) -> float:
 # -- memory -------------------------------------------------------------------------------------------------------
 
 
-def memory(rounds: int) -> list[Figure]:
-    """Measure what the loss adds to the peak of a process, beside the whole matrix of logits."""
-    found = compared({name: lambda name=name: added(name) for name in ("whole matrix", *MASKS)}, rounds)
+def memory() -> list[Figure]:
+    """Measure what the loss adds to the peak of a process, beside the whole matrix of logits; once, for it hardly varies."""
+    found = compared({name: lambda name=name: added(name) for name in ("whole matrix", *MASKS)}, rounds=1)
     plain = found.pop("whole matrix")
     return [
         Figure(

@@ -24,7 +24,6 @@ from tutorial import Tutorial, opened
 
 import schemaflow as sf
 
-TITLE = "Time to quality"
 TARGET, BATCH, THEIR_BATCH = 0.2324, 2048, 8192
 SEED = 42
 

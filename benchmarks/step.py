@@ -35,7 +35,6 @@ from tutorial import BATCH, TRAINING_ROWS, Tutorial, opened
 import schemaflow as sf
 from schemaflow.sampling import Batch, Sampler, sample
 
-TITLE = "The training step"
 ROWS = 8192
 MASKS = {
     "in-batch": {},

@@ -11,7 +11,7 @@ from hypothesis import settings
 
 import schemaflow as sf
 
-settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("fixed")
 
 ROOT = Path(__file__).parent.parent

@@ -87,7 +87,7 @@ def test_values_and_gradients_are_those_of_the_whole_matrix(loss: Any, hard: int
         assert np.abs(other).max() > 1e-4
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     rows=st.integers(1, 9),
     items=st.integers(1, 9),

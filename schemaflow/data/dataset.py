@@ -50,7 +50,7 @@ def read_parquet(
         schema: The features, with their vocabularies learned.
         batch_size: Rows an element.
         shuffle: Give the rows in another order each time the dataset is iterated. Row groups come in random order, 16 of
-            them by turns; what some turns bring, a quarter of a million rows, is mixed before it is cut into batches.
+            them by turns; what some turns bring, 131,072 rows, is mixed before it is cut into batches.
         seed: Of the shuffle. The same seed gives the same order of rows in the same iteration, whatever the machine. A
             function is asked for a seed before each iteration.
         drop_remainder: Leave out the last rows where they do not fill a batch. All shards then have the same number of
@@ -108,7 +108,7 @@ def read_parquet(
             raise
 
     signature = {encoded_name(feature.name): _signature(schema, feature) for feature in joined.features}
-    dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature).prefetch(1)
+    dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature)
     dataset = dataset.map(partial(_batches, batch_size)).unbatch().take(steps)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 

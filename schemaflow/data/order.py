@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from schemaflow.data.encode import Columns, Span, concatenate, rows_of, take
+from schemaflow.data.encode import Columns, Span, concatenate, empty, first_rows, rows_of, take
 from schemaflow.data.join import Joined
 from schemaflow.schema.sources import BATCH_ROWS, Piece, Place
 
@@ -23,7 +23,7 @@ ACTIVE = 16
 PART_ROWS = 16_384
 """The most rows that are read at a turn."""
 
-BLOCK_ROWS, BLOCK_BYTES = 262_144, 1 << 27
+BLOCK_ROWS, BLOCK_BYTES = 131_072, 1 << 26
 """The rows that are mixed with each other, where a batch holds fewer; fewer rows where they take so much as they are read."""
 
 ORDERED_ROWS = 65_536
@@ -91,9 +91,14 @@ def _mixed(
 ) -> tuple[Columns, Columns]:
     """Return the rows of a block, permuted: whole batches, and the rest."""
     columns = joined.encode(parts)
-    order = generator.permutation(rows_of(columns))
+    order = empty((rows_of(columns),), np.dtype(np.int64))
+    order.fill(1)
+    np.cumsum(order, out=order)
+    order -= 1
+    generator.shuffle(order)
+    mixed = take(columns, order)  # all of them: Arrow then knows what lists take
     whole = len(order) - len(order) % batch_size
-    return take(columns, order[:whole]), take(columns, order[whole:])
+    return first_rows(mixed, whole), concatenate([Span(mixed, whole, len(order))])
 
 
 def _whole(block: Future[tuple[Columns, Columns]], left: list[Columns]) -> Iterator[Columns]:

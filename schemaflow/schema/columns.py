@@ -134,39 +134,47 @@ def _read_lists(feature: Feature, array: Any, piece: Piece, coded: bool) -> Colu
 
     if pa.types.is_null(array.type):
         array = array.cast(pa.large_list(pa.null()))
-    lengths = _lengths(array)
+    splits = _splits(array)
     values = _canonical(feature, array.flatten(), piece, coded)
     if values.null_count:
-        row_of = np.repeat(np.arange(len(lengths)), lengths)  # of each value
+        row_of = np.repeat(np.arange(len(splits) - 1), np.diff(splits))  # of each value
         missing = values.is_null().to_numpy(zero_copy_only=False)
         if feature.kind != "categorical" or feature.weighted_by is not None:
             raise DataError(
                 f'{place_of(piece, int(row_of[np.argmax(missing)]))}: feature "{feature.name}" misses a value inside its list;'
                 f" {'a dense vector' if feature.kind == 'vector' else 'a weighted list'} must be whole: fill it in"
             )
-        lengths = np.bincount(row_of[~missing], minlength=len(lengths))
+        splits = _ends(np.bincount(row_of[~missing], minlength=len(splits) - 1))
         values = values.drop_null()
     limit = feature.list.max_length if feature.list is not None else None
-    if limit is not None and len(lengths) and lengths.max() > limit:
+    if limit is not None and (lengths := np.diff(splits)).max(initial=0) > limit:
         row = int(np.argmax(lengths > limit))
         raise DataError(
             f'{place_of(piece, row)}: feature "{feature.name}" has {lengths[row]} values,'
             f" more than its max_length of {limit}; raise max_length or shorten the list"
         )
-    splits = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=splits[1:])
     return Column(values, splits, piece)
 
 
-def _lengths(array: Any) -> "npt.NDArray[Any]":
-    """Return how many values each list has, [rows]; a null one none."""
-    import numpy as np
+def _splits(array: Any) -> "npt.NDArray[Any]":
+    """Return where the values of each list begin, and the end, [rows + 1] int64; a null list has none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if not array.null_count and (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        return np.diff(array.offsets.to_numpy())
-    return pc.fill_null(pc.list_value_length(array), 0).to_numpy()
+        offsets = array.offsets.cast(pa.int64())
+        first = offsets[0].as_py()
+        return (pc.subtract(offsets, first) if first else offsets).to_numpy()
+    return _ends(pc.fill_null(pc.list_value_length(array), 0).to_numpy())
+
+
+def _ends(lengths: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
+    """Return where lists of some lengths begin, end to end, and the end, [rows + 1] int64."""
+    import numpy as np
+
+    splits = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=splits[1:])
+    return splits
 
 
 def _canonical(feature: Feature, array: Any, piece: Piece, coded: bool) -> "pa.Array":

@@ -70,25 +70,25 @@ def faults_of(feature: Feature, column: Column, rows: int | None, takes_missing:
         rows: Of its table, where values are rows themselves.
         takes_missing: Whether a missing value is something to the model.
     """
-    missing = column.missing
+    misses = column.values.null_count > 0
     names_items = feature.has(Tags.ID) and any(it is Tags.ITEM or OWN.fullmatch(it) for it in feature.tags)
-    if names_items and column.splits is None:
+    if misses and names_items and column.splits is None:
         reason = "is missing; an item without an id cannot be learned: fill it in or remove the row"
-        yield from fault("missing-value", feature, column, missing, reason)
+        yield from fault("missing-value", feature, column, column.missing, reason)
     if feature.kind == "vector":
         yield from _of_vectors(feature, column, takes_missing)
         return
-    if not takes_missing:
+    if misses and not takes_missing:
         hint = {
             "continuous": 'say "missing: mean" or "missing: {value: …}", or fill it in',
             "categorical": 'ids that are rows themselves cannot be: say "vocabulary: learned", or fill it in'
             if rows is not None
             else 'the schema says "missing: error": fill it in',
         }.get(str(feature.kind), "fill it in, or remove the row")
-        yield from fault("missing-value", feature, column, missing, f"is missing; {hint}")
+        yield from fault("missing-value", feature, column, column.missing, f"is missing; {hint}")
     if feature.dtype == "string" or (rows is None and feature.kind not in ("value", "weights")):
         return
-    values = column.values.fill_null(0).to_numpy()
+    values = (column.values.fill_null(0) if misses else column.values).to_numpy()
     # the extremes are found quicker than a mask of each
     if rows is not None and (values.min(initial=0) < 0 or values.max(initial=0) >= rows):
         reason = f"is outside 0 <= id < {rows}, its cardinality; raise the cardinality or correct the data"
@@ -125,6 +125,8 @@ def beyond(feature: Feature, column: Column, values: "npt.NDArray[Any]", dtype: 
     import numpy as np
 
     with np.errstate(over="ignore"):  # what does not fit becomes infinite
+        if np.isfinite(np.array([values.min(initial=0), values.max(initial=0)]).astype(dtype)).all():
+            return  # the extremes are found quicker than a mask of each
         wrong = np.isinf(values.astype(dtype))
     reason = f"is infinite or beyond what {dtype} holds; expected a finite number"
     yield from fault("infinite", feature, column, wrong, reason)

@@ -81,17 +81,16 @@ def _below(
     n, rows = tf.shape(candidates)[0], tf.shape(queries)[0]
     width = tf.minimum(n, COLUMNS)
     columns = tf.zeros([rows], tf.int32) if noted is None else noted
+    # to compare a matrix with a column takes several times as long as with a matrix
+    wide = [tf.broadcast_to(bound[:, tf.newaxis], [rows, width]) for bound in tf.unstack(bounds, axis=1)]
 
     def visit(
         start: tf.Tensor, skipped: tf.Tensor | int, below: tf.Tensor, own: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         tile = candidates[start : start + width]  # [width, dim]
         scores = tf.matmul(queries, tile, transpose_b=True)  # [b, width]
-        fresh = scores[:, skipped:]
-        below += tf.stack(  # count_nonzero goes by way of int64
-            [tf.reduce_sum(tf.cast(fresh < bound[:, tf.newaxis], tf.int32), 1) for bound in tf.unstack(bounds, axis=1)],
-            1,
-        )
+        fresh = [(scores < bound)[:, skipped:] for bound in wide]
+        below += tf.stack([tf.reduce_sum(tf.cast(it, tf.int32), 1) for it in fresh], 1)  # count_nonzero goes by int64
         if noted is not None:
             place = columns - start
             here = tf.gather(scores, tf.clip_by_value(place, 0, width - 1), axis=1, batch_dims=1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import schemaflow as sf
 from schemaflow import ranking
 from schemaflow.errors import ConfigError
-from schemaflow.tasks import factorized_top_k
+from schemaflow.index import identifiers
 from tests.oracles import ranks_of
 
 ITEMS = tf.constant([[1.0], [3.0], [2.0], [-1.0]])  # for a query of 1, item 1 is first, item 2 second
@@ -235,7 +235,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match="has an empty dataset of candidates"):
         sf.FactorizedTopK([]).reset_state()
     metric.set_candidates(ITEMS, IDS)
-    with pytest.raises(ConfigError, match="true_candidate_ids are string, and the candidates' identifiers integers"):
+    with pytest.raises(ConfigError, match="true_candidate_ids are strings, and the candidates' identifiers integers"):
         metric.update_state(ones(1), ones(1), tf.constant(["a"]))
     with pytest.raises(ConfigError, match=r"query_embeddings has the shape \(1, 2\); expected \[None, 1\]"):
         metric.update_state(tf.ones((1, 2)), tf.ones((1, 2)))
@@ -246,4 +246,4 @@ def test_what_is_refused() -> None:
 
 def test_two_strings_of_one_fingerprint_are_told_apart_from_repeated_ones() -> None:
     with pytest.raises(ConfigError, match="'a' and 'b' have one fingerprint; pass integers"):
-        factorized_top_k._refuse_repeated(np.array(["a", "b"]), np.array([3, 3]), np.array([0, 1]))
+        identifiers._refuse_repeated(np.array(["a", "b"]), np.array([3, 3]))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import schemaflow as sf
 from schemaflow.errors import BundleError, ConfigError, DataError
+from schemaflow.index import brute_force
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,41 @@ def test_search_and_exclusions_are_those_of_a_sorted_list(seed: int, candidates:
         assert (scores.numpy()[row] > -np.inf).sum() == len(left)
 
 
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 12), st.booleans())
+def test_what_may_come_back_is_what_a_sorted_list_holds(seed: int, candidates: int, k: int, by_blocks: bool) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, queries = rng.integers(-3, 4, (candidates, 3)), rng.integers(-3, 4, (3, 3))  # with ties
+    index = sf.BruteForce().index(vectors)
+    exclude, allow = rng.integers(-1, candidates, (3, 4)), rng.integers(-1, candidates, (3, 9))
+    eligible = rng.random(candidates) < 0.7
+    with pytest.MonkeyPatch.context() as patch:
+        if by_blocks:
+            patch.setattr(brute_force, "BLOCK_SCORES", 1)
+            patch.setattr(brute_force, "BLOCK_CANDIDATES", 7)
+        for allowed in (None, allow):
+            for may in (None, eligible):
+                scores, found = index.search(
+                    tf.constant(queries, tf.float32), k, exclude, allowed, None if may is None else tf.constant(may)
+                )
+                for row in range(3):
+                    kept = [
+                        it for it in np.argsort(-(vectors @ queries[row]), kind="stable")
+                        if it not in exclude[row] and (allowed is None or it in allowed[row]) and (may is None or may[it])
+                    ][:k]  # fmt: skip
+                    assert found.numpy()[row, : len(kept)].tolist() == kept
+                    assert scores.numpy()[row, : len(kept)].tolist() == (vectors[kept] @ queries[row]).tolist()
+                    assert (scores.numpy()[row, len(kept) :] == -np.inf).all()
+                    assert (found.numpy()[row, len(kept) :] == np.iinfo(np.int64).min).all()
+                assert scores.shape == (3, min(k, candidates))
+
+
+def test_scores_by_angle_are_divided_by_the_candidates_lengths() -> None:
+    index = sf.BruteForce().index([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]])
+    scores, positions = index.nearest(tf.constant([[2.0, 0.0]]), 3, by_angle=True)
+    assert scores.numpy()[0].tolist() == pytest.approx([2.0, 1.2, 0.0])
+    assert positions.numpy().tolist() == [[1, 0, 2]]
+
+
 def test_an_excluded_item_stays_out_whatever_its_score() -> None:
     index = sf.BruteForce(k=2).index([[1e30], [1.0], [0.5]], ["top", "b", "c"])
     _, found = index.query_with_exclusions(tf.constant([[1e5]]), tf.constant([["top"]]))
@@ -73,7 +109,7 @@ def test_identifiers_are_any_text() -> None:
     index = sf.BruteForce(k=1).index([[2.0], [1.0]], ["café", "книга"])
     _, found = index.query_with_exclusions(np.array([[1.0]], np.float32), [["café"]])
     assert found.numpy()[0, 0].decode() == "книга"
-    with pytest.raises(ConfigError, match="exclusions are int32; expected string"):
+    with pytest.raises(ConfigError, match="ids asked for are int32; expected string"):
         index.query_with_exclusions(tf.constant([[1.0]]), tf.constant([[3]]))
 
 
@@ -97,7 +133,8 @@ def test_indices_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="holds no candidates yet"):
         index(tf.constant([[1.0]]))
     for candidates, ids, message in [
-        ([[1.0], [2.0]], ["a", "a"], "stands 2 times"),
+        ([[1.0], [2.0]], ["a", "a"], "stand more than once"),
+        ([[1.0], [float("nan")]], ["a", "b"], "candidate number 1 holds NaN"),
         ([[1.0], [2.0]], ["a"], r"expected \[2\]"),
         ([1.0], None, r"expected \[n, dim\]"),
         (np.zeros((0, 2)), None, "at least one candidate"),

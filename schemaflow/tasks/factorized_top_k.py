@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.index import Identifiers
+from schemaflow.index.identifiers import ids_of
 from schemaflow.ranking import counts_below, ranks_of
 from schemaflow.registry import register
 from schemaflow.schema.sources import ArrowStream, Source
@@ -72,9 +74,7 @@ class FactorizedTopK(keras.metrics.Metric):
         self._hits = self.add_variable(shape=(len(ks),), initializer="zeros", dtype="float32", name="hits")
         self._weight = self.add_variable(shape=(), initializer="zeros", dtype="float32", name="weight")
         self._vectors: Any = None  # tf.Variable [n, dim]
-        self._keys: Any = None  # tf.Variable [n] int64, sorted
-        self._rows: Any = None  # tf.Variable [n] int32, the candidate of each key
-        self._id_dtype: tf.DType | None = None
+        self._identifiers: Identifiers | None = None
         self._dim: int | None = None
         self.candidates = candidates
 
@@ -114,26 +114,26 @@ class FactorizedTopK(keras.metrics.Metric):
                 raise ConfigError(
                     f"candidates have the shape {tuple(vectors.shape)}; expected [n, dim] with at least one candidate"
                 )
-            ids = None if identifiers is None else tf.convert_to_tensor(identifiers)
+            ids = None if identifiers is None else ids_of(identifiers)
             if ids is not None and tuple(ids.shape) != (vectors.shape[0],):
                 raise ConfigError(
                     f"identifiers have the shape {tuple(ids.shape)}; expected [{vectors.shape[0]}], one for each candidate"
                 )
-            dtype = None if ids is None else _kind(ids)
+            dtype = None if ids is None else ids.dtype
             if self._vectors is not None and dtype != self._id_dtype:
                 raise ConfigError(
                     f"the identifiers are {_named(dtype)}, and those before were {_named(self._id_dtype)}; make another FactorizedTopK"
                 )
-            keys = None if ids is None else _keys(ids).numpy()
-            order = None if keys is None else np.argsort(keys, kind="stable")
-            if ids is not None:
-                _refuse_repeated(ids.numpy(), keys, order)
-            # nothing is taken before all is checked; of open shape, since the catalogue may grow under a graph that reads it
-            self._id_dtype, self._dim = dtype, vectors.shape[1]
-            self._vectors = _assigned(self._vectors, vectors, [None, None])
-            if keys is not None:
-                self._keys = _assigned(self._keys, tf.constant(keys[order], tf.int64), [None])
-                self._rows = _assigned(self._rows, tf.constant(order, tf.int32), [None])
+            # nothing is taken before all is checked
+            if ids is not None and self._identifiers is not None:
+                self._identifiers.assign(ids)
+            elif ids is not None:
+                self._identifiers = Identifiers(ids)
+            self._dim = vectors.shape[1]
+            if self._vectors is None:  # of open shape, since the catalogue may grow under a graph that reads it
+                self._vectors = tf.Variable(vectors, trainable=False, shape=[None, None])
+            else:
+                self._vectors.assign(vectors)
         return self
 
     def reset_state(self) -> None:
@@ -170,13 +170,13 @@ class FactorizedTopK(keras.metrics.Metric):
         require_shape("sample_weight", sample_weight, [q])
         queries = tf.stop_gradient(tf.cast(query_embeddings, tf.float32))
         if true_candidate_ids is not None and self._id_dtype is not None:
-            ids = tf.convert_to_tensor(true_candidate_ids)
-            if _kind(ids) != self._id_dtype:
+            ids = ids_of(true_candidate_ids)
+            if ids.dtype != self._id_dtype:
                 raise ConfigError(
-                    f"true_candidate_ids are {ids.dtype.name}, and the candidates' identifiers {_named(self._id_dtype)};"
+                    f"true_candidate_ids are {_named(ids.dtype)}, and the candidates' identifiers {_named(self._id_dtype)};"
                     " expected the same ids"
                 )
-            ranks, found = self._ranks_by_id(queries, _keys(ids))
+            ranks, found = self._ranks_by_id(queries, ids)
         else:
             positives = tf.stop_gradient(tf.cast(true_candidate_embeddings, tf.float32))
             ranks, found = self._ranks_by_score(queries, positives)
@@ -220,12 +220,16 @@ class FactorizedTopK(keras.metrics.Metric):
             else:
                 self.set_candidates(tf.concat(batches, 0))
 
-    def _ranks_by_id(self, queries: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    @property
+    def _id_dtype(self) -> tf.DType | None:
+        return None if self._identifiers is None else self._identifiers.dtype
+
+    def _ranks_by_id(self, queries: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the rank of each row's positive, [q] int32, and whether it has one, [q] bool."""
-        place = tf.minimum(tf.searchsorted(self._keys, keys), tf.size(self._keys) - 1)  # [q]
-        known = tf.gather(self._keys, place) == keys
-        rows = tf.gather(self._rows, place)  # [q], of another candidate where the positive is none
-        return ranks_of(queries, tf.convert_to_tensor(self._vectors), rows), known
+        assert self._identifiers is not None, "there are ids"
+        rows = self._identifiers.positions(ids)  # [q]
+        # where the positive is none, the rank is of another candidate
+        return ranks_of(queries, tf.convert_to_tensor(self._vectors), tf.maximum(rows, 0)), rows >= 0
 
     def _ranks_by_score(self, queries: tf.Tensor, positives: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what `_ranks_by_id` does, for positives without an id."""
@@ -246,38 +250,5 @@ def _is_table(candidates: Any) -> bool:
     return candidates is None or isinstance(candidates, (str, Path)) or in_memory or pandas
 
 
-def _kind(ids: tf.Tensor) -> tf.DType:
-    if not (ids.dtype == tf.string or ids.dtype.is_integer):
-        raise ConfigError(f"identifiers are {ids.dtype.name}; expected strings or integers")
-    return tf.string if ids.dtype == tf.string else tf.int64
-
-
 def _named(dtype: tf.DType | None) -> str:
     return "none" if dtype is None else "strings" if dtype == tf.string else "integers"
-
-
-def _keys(ids: tf.Tensor) -> tf.Tensor:
-    """Return an int64 for each id: itself, or a string's fingerprint."""
-    return tf.strings.to_hash_bucket_fast(ids, tf.int64.max) if ids.dtype == tf.string else tf.cast(ids, tf.int64)
-
-
-def _refuse_repeated(ids: Any, keys: Any, order: Any) -> None:
-    """Refuse an id that stands twice, and two strings of one fingerprint."""
-    ids, keys = ids[order], keys[order]
-    repeated = np.flatnonzero(keys[1:] == keys[:-1])
-    if not len(repeated):
-        return
-    first, second = ids[repeated[0] : repeated[0] + 2].tolist()  # as Python shows them
-    if first != second:
-        raise ConfigError(f"the identifiers {first!r} and {second!r} have one fingerprint; pass integers")
-    raise ConfigError(
-        f"{len(np.unique(keys[1:][repeated]))} of the candidates' identifiers stand more than once, {first!r} the first of them;"
-        " expected each candidate once: remove the others"
-    )
-
-
-def _assigned(variable: Any, value: tf.Tensor, shape: list[None]) -> Any:
-    if variable is None:
-        return tf.Variable(value, trainable=False, shape=shape)
-    variable.assign(value)
-    return variable

@@ -1,5 +1,7 @@
 """The order in which a table is read: every row once, mixed, the same for a seed, and shared out between workers."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 import schemaflow as sf
 from schemaflow.data import order
 from schemaflow.data.dataset import data_errors
+from schemaflow.data.join import join
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.schema import sources
 
@@ -187,3 +190,77 @@ def test_shards_that_cannot_be_are_refused(tmp_path: Path) -> None:
         sf.read_parquet(table, SCHEMA, batch_size=1, features=["row"], shard=(0, 4))
     with pytest.raises(ConfigError, match="shuffle has no seed; give all shards the same one"):
         sf.read_parquet(table, SCHEMA, batch_size=1, features=["row"], shard=(0, 2), shuffle=True)
+
+
+def strings(rows: int) -> list[list[str]]:
+    return [["x"] * (row % 3) + ["y"] for row in range(rows)]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.list_(pa.dictionary(pa.int32(), pa.string()))])
+def test_lists_of_strings_in_several_row_groups_of_a_place(kind: pa.DataType, shuffle: bool, tmp_path: Path) -> None:
+    """Arrow gives no codes within lists across row groups."""
+    lists = pa.array(strings(20), pa.list_(pa.string())).cast(kind)
+    pq.write_table(pa.table({"names": lists}), tmp_path / "a.parquet", row_group_size=5)
+    batches = sf.read_parquet(tmp_path, SCHEMA, batch_size=6, shuffle=shuffle, seed=1, features=["names"])
+    found = [row for batch in batches for row in batch["names/encoded"].to_list()]
+    assert sorted(found) == sorted([3] * (row % 3) + [4] for row in range(20))
+
+
+def test_row_groups_and_files_may_be_empty(tmp_path: Path) -> None:
+    whole = pa.table({"row": np.arange(5)})
+    with pq.ParquetWriter(tmp_path / "a.parquet", whole.schema) as writer:
+        writer.write_table(whole)
+        writer.write_table(whole.slice(0, 0))
+    pq.write_table(whole.slice(0, 0), tmp_path / "b.parquet")
+    source = sources.open_source(tmp_path)
+    assert [piece.table["row"].to_pylist() for piece in source.batches(["row"])] == [[0, 1, 2, 3, 4]]
+
+
+def test_narrow_codes_have_room_for_all_values() -> None:
+    words = [f"w{number}" for number in range(200)]
+    name = feature("name", ["item", "categorical"], "string", vocabulary=words)
+    halves = [
+        pa.DictionaryArray.from_arrays(pa.array(range(100), pa.int8()), pa.array(half))
+        for half in (words[:100], words[100:])
+    ]
+    table = pa.table({"name": pa.chunked_array(halves)})
+    (batch,) = sf.read_parquet(table, sf.Schema((name,)), batch_size=200)
+    assert batch["name/encoded"].numpy().tolist() == list(range(3, 203))
+    full = pa.DictionaryArray.from_arrays(pa.array(range(128), pa.int8()), pa.array(words[:128]))
+    (batch,) = sf.read_parquet(pa.table({"name": full}), sf.Schema((name,)), batch_size=200)
+    assert batch["name/encoded"].numpy().tolist() == list(range(3, 131))
+
+
+@pytest.mark.parametrize("batch_size", [17, 39, 50])
+def test_what_blocks_hold_beyond_whole_batches_does_not_gather(batch_size: int, tmp_path: Path) -> None:
+    """A block of 40 rows and more leaves up to a batch less one; of those too no more than a block is held."""
+    rows = write(tmp_path, [500], 50)
+    joined = join(tmp_path, SCHEMA, None, ["row"])
+    sizes, held = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        keep = order._permuted
+        patch.setattr(
+            order, "_permuted", lambda columns, *rest: held.append(len(columns["row"])) or keep(columns, *rest)
+        )
+        for block in order.shuffled(joined, range(rows), batch_size, 3):
+            sizes.append(len(block["row"]))
+    assert sum(sizes) == rows
+    assert [size % batch_size for size in sizes[:-1]] == [0] * (len(sizes) - 1)
+    assert max(held) < 2 * max(40, batch_size) + batch_size
+
+
+def test_a_process_ends_while_an_iterator_lives(tmp_path: Path) -> None:
+    """TensorFlow waits for its threads then, and they would wait for an interpreter that is no more."""
+    pq.write_table(pa.table({"row": np.arange(400_000) % 10_000}), tmp_path / "a.parquet", row_group_size=50_000)
+    program = (
+        "import sys, schemaflow as sf\n"
+        "row = sf.Feature(name='row', dtype='int64', tags=('user', 'id'), cardinality=10_000)\n"
+        "iterator = iter(sf.read_parquet(sys.argv[1], sf.Schema((row,)), batch_size=100, shuffle=True, seed=0))\n"
+        "next(iterator)\n"
+        "print('done')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "done\n"

@@ -1,16 +1,22 @@
 """Encoded tables as `tf.data`: batches of feature dicts, shuffled, lists ragged."""
 
+import atexit
 import random
 import re
+import time
+from _thread import LockType
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any
+from weakref import WeakSet
 
 import tensorflow as tf
 
-from schemaflow.data.encode import Lists, encoded_dtype
+from schemaflow.data.encode import Columns, Lists, encoded_dtype
 from schemaflow.data.join import join
 from schemaflow.data.order import in_order, shuffled
 from schemaflow.errors import ConfigError, DataError, SchemaFlowError
@@ -22,6 +28,12 @@ __all__ = ["data_errors", "read_parquet"]
 
 _raised: list[SchemaFlowError] = []
 """What the generators raised: TensorFlow passes on only a text, inside an error of its own."""
+
+GRACE = 0.2
+"""Seconds for threads of TensorFlow to leave Python, once what they read has ended."""
+
+_ending, _readers = Event(), WeakSet[LockType]()
+"""Whether the interpreter ends, and what each iterator holds while it reads."""
 
 NAMED = re.compile(r'\b(feature|task) "[^\n\]]+')
 """What a check in the graph says, in the text of TensorFlow's error."""
@@ -79,7 +91,7 @@ def read_parquet(
         >>> batch["user_id/encoded"].numpy().tolist(), batch["genres/encoded"].to_list()
         ([4, 8], [[4, 3], []])
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size!r}; expected an integer of at least 1")
     if features is not None and not features:
         raise ConfigError("features is empty; name at least one, or leave it out for all")
@@ -90,6 +102,9 @@ def read_parquet(
         raise ConfigError(
             f"shard is {shard!r} and shuffle has no seed; give all shards the same one, or their rows overlap"
         )
+    if not callable(seed) and seed is not None and not (isinstance(seed, Integral) and seed >= 0):
+        raise ConfigError(f"seed is {seed!r}; expected an integer of at least 0, or a function that gives one")
+    batch_size, seed = int(batch_size), int(seed) if isinstance(seed, Integral) else seed
     next_seed = seed if callable(seed) else partial(random.Random(seed).getrandbits, 64)
     # of the shortest shard, so that all have as many
     steps = (
@@ -99,18 +114,37 @@ def read_parquet(
     )
 
     def blocks() -> Iterator[dict[str, Any]]:
+        reading = Lock()
+        _readers.add(reading)
         try:
             found = shuffled(joined, rows, batch_size, next_seed()) if shuffle else in_order(joined, rows, batch_size)
-            for block in found:
+            while (block := _next_of(found, reading)) is not None:
                 yield {encoded_name(name): _flat(column) for name, column in block.items()}
         except SchemaFlowError as reason:
-            _raised.append(reason)
+            _raised[:] = [reason]
             raise
 
     signature = {encoded_name(feature.name): _signature(schema, feature) for feature in joined.features}
     dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature)
     dataset = dataset.map(partial(_batches, batch_size)).unbatch().take(steps)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
+
+
+def _next_of(blocks: Iterator[Columns], reading: LockType) -> Columns | None:
+    """Return the next block; None after the last, and once the interpreter ends."""
+    with reading:
+        return None if _ending.is_set() else next(blocks, None)
+
+
+@atexit.register
+def _end() -> None:
+    """Let readers come to an end: TensorFlow waits for them, and they would wait for an interpreter that is no more."""
+    _ending.set()
+    for reading in list(_readers):
+        with reading:
+            pass
+    if len(_readers):
+        time.sleep(GRACE)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from schemaflow.data.encode import Columns, Span, concatenate, empty, first_rows, rows_of, take
+from schemaflow.data.encode import Columns, Span, concatenate, empty, first_rows, rows_of, take, whole
 from schemaflow.data.join import Joined
 from schemaflow.schema.sources import BATCH_ROWS, Piece, Place
 
@@ -49,31 +49,46 @@ def shuffled(joined: Joined, rows: range, batch_size: int, seed: int) -> Iterato
 
     The table's places (row groups of at least `BATCH_ROWS` rows, or several small ones that follow each other) are put in
     random order, and `ACTIVE` of them are read by turns, a part at a time. The parts of some turns make a block, whose rows
-    are permuted. What a block holds beyond whole batches comes in the end, with that of the others.
+    are permuted. What blocks hold beyond whole batches is mixed in its turn, as soon as it makes a block.
     """
     generator = np.random.default_rng(seed)
     places = joined.source.places(BATCH_ROWS)
     mine = _within([places[index] for index in generator.permutation(len(places))], rows)
-    waiting: deque[Future[tuple[Columns, Columns]]] = deque()
+    most = max(BLOCK_ROWS, batch_size)
     left: list[Columns] = []
+    for batches, rest in _blocks(joined, mine, len(rows), batch_size, generator):
+        if rows_of(batches):
+            yield batches
+        left.append(rest)
+        if sum(map(rows_of, left)) >= most:
+            more, kept = _permuted(whole(left), batch_size, generator)
+            left = [kept]
+            yield more
+    yield from filter(rows_of, _permuted(whole(left), batch_size, generator))
+
+
+def _blocks(
+    joined: Joined, places: Sequence[Place], rows: int, batch_size: int, generator: np.random.Generator
+) -> Iterator[tuple[Columns, Columns]]:
+    """Yield the rows of each block, permuted: whole batches, and the rest."""
+    waiting: deque[Future[tuple[Columns, Columns]]] = deque()
     pool = ThreadPoolExecutor(WORKERS)
     try:
-        parts = _read(pool, (joined.pieces(place, PART_ROWS) for place in mine), ACTIVE, by_turns=True)
-        for block in _gathered(parts, len(rows), batch_size):
+        parts = _read(pool, (joined.pieces(place, PART_ROWS) for place in places), ACTIVE, by_turns=True)
+        for block in _gathered(parts, rows, batch_size):
             waiting.append(pool.submit(_mixed, joined, block, batch_size, generator.spawn(1)[0]))
             if len(waiting) > AHEAD:
-                yield from _whole(waiting.popleft(), left)
+                yield waiting.popleft().result()
         while waiting:
-            yield from _whole(waiting.popleft(), left)
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-    yield from whole_batches((Span(columns, 0, rows_of(columns)) for columns in left), batch_size)
 
 
 def _gathered(parts: Iterator[Piece], rows: int, batch_size: int) -> Iterator[list[Piece]]:
     """Yield the parts of each block; blocks are alike in size."""
     most = max(BLOCK_ROWS, batch_size)
-    enough = -(-rows // max(round(rows / most), 1))
+    enough = max(-(-rows // max(round(rows / most), 1)), batch_size)
     held: list[Piece] = []
     count = size = 0
     for part in parts:
@@ -89,25 +104,19 @@ def _gathered(parts: Iterator[Piece], rows: int, batch_size: int) -> Iterator[li
 def _mixed(
     joined: Joined, parts: Sequence[Piece], batch_size: int, generator: np.random.Generator
 ) -> tuple[Columns, Columns]:
-    """Return the rows of a block, permuted: whole batches, and the rest."""
-    columns = joined.encode(parts)
+    return _permuted(joined.encode(parts), batch_size, generator)
+
+
+def _permuted(columns: Columns, batch_size: int, generator: np.random.Generator) -> tuple[Columns, Columns]:
+    """Return rows in another order: whole batches, and the rest."""
     order = empty((rows_of(columns),), np.dtype(np.int64))
     order.fill(1)
     np.cumsum(order, out=order)
     order -= 1
     generator.shuffle(order)
     mixed = take(columns, order)  # all of them: Arrow then knows what lists take
-    whole = len(order) - len(order) % batch_size
-    return first_rows(mixed, whole), concatenate([Span(mixed, whole, len(order))])
-
-
-def _whole(block: Future[tuple[Columns, Columns]], left: list[Columns]) -> Iterator[Columns]:
-    """Yield the whole batches of a block, if there are any, and keep the rest."""
-    whole, rest = block.result()
-    if rows_of(rest):
-        left.append(rest)
-    if rows_of(whole):
-        yield whole
+    count = len(order) - len(order) % batch_size
+    return first_rows(mixed, count), concatenate([Span(mixed, count, len(order))])
 
 
 def whole_batches(spans: Iterator[Span], batch_size: int) -> Iterator[Columns]:

@@ -97,6 +97,8 @@ def read_column(feature: Feature, piece: Piece, coded: bool = False) -> Column:
     import pyarrow as pa
 
     chunked = piece.table.column(feature.source)
+    if pa.types.is_dictionary(chunked.type) and chunked.type.index_type.bit_width < 32:
+        chunked = chunked.cast(chunked.type.value_type)  # the codes of several chunks may have no room for all values
     array = chunked.combine_chunks() if isinstance(chunked, pa.ChunkedArray) else chunked
     if isinstance(array, pa.ChunkedArray):  # combine_chunks gives chunks back when one array cannot hold them
         array = pa.concat_arrays(array.chunks)

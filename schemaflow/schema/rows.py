@@ -27,7 +27,8 @@ def rows_in(domain: Domain, vocabulary: "pa.Array | None", values: "pa.Array") -
 
     if pa.types.is_dictionary(values.type):
         distinct = np.append(rows_in(domain, vocabulary, values.dictionary), MISSING)
-        return distinct.take(pc.fill_null(values.indices, len(distinct) - 1).to_numpy())
+        codes = values.indices.cast(pa.int64())  # narrow ones have no room for one more
+        return distinct.take(pc.fill_null(codes, len(distinct) - 1).to_numpy())
     if domain.encoding == "range":
         return values.to_numpy()
     missing = values.is_null().to_numpy(zero_copy_only=False)

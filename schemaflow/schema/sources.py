@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Union, runtime_checkable
 
@@ -149,7 +150,8 @@ class Source:
                 groups.append(group)
                 held += metadata.row_group(group).num_rows
                 if held >= enough or group == metadata.num_row_groups - 1:
-                    found.append(Place(file, tuple(groups), first, held))
+                    if held:  # row groups, and files, may be empty
+                        found.append(Place(file, tuple(groups), first, held))
                     first, held, groups = first + held, 0, []
         return found
 
@@ -198,8 +200,12 @@ class Source:
         held, size = sum(it.num_rows for it in groups), sum(it.total_byte_size for it in groups)
         most = max(min(most or BATCH_ROWS, BATCH_BYTES * held // max(size, 1)), 1)
         even = -(-held // -(-held // most))  # no short one at the end
-        with _readable(place):
-            batches = opened.iter_batches(even, row_groups=list(place.groups), columns=stored, use_threads=False)
+        # Arrow reads codes within lists only as long as they are those of one row group
+        apart = any(_holds_codes(opened.schema_arrow.field(it).type) for it in stored)
+        runs = [[group] for group in place.groups] if apart else [list(place.groups)]
+        batches = chain.from_iterable(
+            opened.iter_batches(even, row_groups=groups, columns=stored, use_threads=False) for groups in runs
+        )
         first, skipped, rest = place.first_row, place.skipped, place.rows
         while rest:
             with _readable(place):
@@ -295,20 +301,18 @@ def _open_path(path: Path) -> Source:
     files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
     if not files:
         raise DataError(f"{path}: the folder holds no *.parquet file")
-    opened = [_open(file) for file in files]
-    columns = tuple(opened[0].schema_arrow.names)
-    for file, other in zip(files, opened, strict=True):
-        if set(other.schema_arrow.names) != set(columns):
-            raise DataError(
-                f"{file}: its columns are {', '.join(other.schema_arrow.names)}, those of {files[0]} are {', '.join(columns)}"
-            )
+    opened = [_footer(file) for file in files]
+    columns = opened[0][0]
+    for file, (names, _) in zip(files, opened, strict=True):
+        if set(names) != set(columns):
+            raise DataError(f"{file}: its columns are {', '.join(names)}, those of {files[0]} are {', '.join(columns)}")
     repeated = [name for name in columns if columns.count(name) > 1]
     if repeated:
         raise DataError(f'{files[0]}: the column "{repeated[0]}" stands twice; rename one')
-    rows = sum(other.metadata.num_rows for other in opened)
+    rows = sum(metadata.num_rows for _, metadata in opened)
     if rows == 0:
         raise DataError(f"{path}: the file holds no rows; expected at least one")
-    return Source(str(path), columns, rows, files=files, metadata=tuple(other.metadata for other in opened))
+    return Source(str(path), columns, rows, files=files, metadata=tuple(metadata for _, metadata in opened))
 
 
 @contextmanager
@@ -318,8 +322,21 @@ def _readable(place: Place) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as reason:
+    except (pa.ArrowException, OSError) as reason:
         raise DataError(f"{place}: not readable: {' '.join(str(reason).split())}; write the file again") from None
+
+
+def _footer(file: Path) -> tuple[tuple[str, ...], Any]:
+    """Return a file's column names and what its end says of it; the file is closed again, for there may be thousands."""
+    with _open(file) as opened:
+        return tuple(opened.schema_arrow.names), opened.metadata
+
+
+def _holds_codes(kind: Any) -> bool:
+    """Return whether an Arrow type is one of lists of codes."""
+    import pyarrow as pa
+
+    return kind.num_fields == 1 and pa.types.is_dictionary(kind.field(0).type)
 
 
 def _open(file: Path, **options: Any) -> Any:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from schemaflow.evaluation import evaluate as evaluate
     from schemaflow.export import Recommender as Recommender
     from schemaflow.features.tables import EmbeddingOptions as EmbeddingOptions
+    from schemaflow.index import IVF as IVF
     from schemaflow.index import BruteForce as BruteForce
+    from schemaflow.index import Faiss as Faiss
+    from schemaflow.index import ScaNN as ScaNN
     from schemaflow.layers.cross import CrossBlock as CrossBlock
     from schemaflow.layers.embedding import EmbeddingTable as EmbeddingTable
     from schemaflow.layers.mlp import MLPBlock as MLPBlock
@@ -43,7 +46,9 @@ _HOMES = {
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
     "FactorizedTopK": "schemaflow.tasks.factorized_top_k",
+    "Faiss": "schemaflow.index",
     "Feature": "schemaflow.schema",
+    "IVF": "schemaflow.index",
     "InBatchSampler": "schemaflow.sampling",
     "L2Norm": "schemaflow.layers.norm",
     "MLPBlock": "schemaflow.layers.mlp",
@@ -53,6 +58,7 @@ _HOMES = {
     "Report": "schemaflow.evaluation",
     "RetrievalTask": "schemaflow.tasks.retrieval",
     "RunConfig": "schemaflow.config",
+    "ScaNN": "schemaflow.index",
     "Schema": "schemaflow.schema",
     "SchemaFlowError": "schemaflow.errors",
     "StreamingFrequency": "schemaflow.sampling",
@@ -73,7 +79,9 @@ __all__ = [
     "EmbeddingOptions",
     "EmbeddingTable",
     "FactorizedTopK",
+    "Faiss",
     "Feature",
+    "IVF",
     "InBatchSampler",
     "L2Norm",
     "MLPBlock",
@@ -83,6 +91,7 @@ __all__ = [
     "Report",
     "RetrievalTask",
     "RunConfig",
+    "ScaNN",
     "Schema",
     "SchemaFlowError",
     "StreamingFrequency",

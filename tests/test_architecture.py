@@ -48,6 +48,8 @@ HOMES = {
         "models", "negatives", "tasks", "workflows",
     },
     "merlin": {"schema.merlin"},
+    "faiss": {"index.faiss"},
+    "scann": {"index.scann"},
     "typer": {"cli.app"},
     "rich": {"cli"},
 }  # fmt: skip

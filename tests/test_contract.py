@@ -66,12 +66,18 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
         VECTORS,
     ),
     "index/brute-force": (lambda **it: sf.BruteForce(k=2, **it).index(VECTORS, [f"i{n}" for n in range(5)]), VECTORS),
+    "index/ivf": (
+        lambda **it: sf.IVF(k=2, num_lists=3, nprobe=2, storage="int8", seed=5, **it).index(VECTORS, tf.range(5)),
+        VECTORS,
+    ),
     "model/two-tower": (
         lambda **it: sf.TwoTowerModel(SCHEMA, sf.MLPBlock([4]), correction=None, **it),
         PAIRS,
     ),
 }
 OTHERS = {
+    "index/faiss": sf.Faiss,  # what is optional is held to the same in test_index.py, where it is installed
+    "index/scann": sf.ScaNN,
     "sampler/cross-batch": sf.CachedCrossBatchSampler,  # samplers have a contract of their own: test_sampling.py
     "sampler/in-batch": sf.InBatchSampler,
     "sampler/popularity": sf.PopularityBasedSampler,

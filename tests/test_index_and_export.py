@@ -1,4 +1,4 @@
-"""Exact search, and the bundle that is served: exclusions that hold, raw values in, the same ids in a fresh process."""
+"""The bundle that is served: exclusions that hold, raw values in, the same ids in a fresh process."""
 
 import json
 import subprocess
@@ -9,12 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
 
 import schemaflow as sf
-from schemaflow.errors import BundleError, ConfigError, DataError
-from schemaflow.index import brute_force
+from schemaflow.errors import BundleError, ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -37,141 +34,6 @@ def best(trained: sf.TwoTowerModel, data: sf.datasets.DataFolder, users: dict[st
     items = np.array(pq.read_table(data.items)["item_id"].to_pylist())
     scores = trained.query_embeddings(users) @ trained.candidate_embeddings(data.items).T
     return [items[order].tolist() for order in np.argsort(-scores, axis=1, kind="stable")]
-
-
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 15), st.booleans())
-def test_search_and_exclusions_are_those_of_a_sorted_list(seed: int, candidates: int, k: int, strings: bool) -> None:
-    rng = np.random.default_rng(seed)
-    vectors, queries = rng.normal(size=(candidates, 3)).astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32)
-    ids = (
-        np.array([f"i{it}" for it in range(candidates)]) if strings else rng.permutation(10**12 + np.arange(candidates))
-    )
-    index = sf.BruteForce(k=k).index(vectors, tf.constant(ids))
-    scores, found = index(tf.constant(queries))
-    expected = ids[np.argsort(-(queries @ vectors.T), axis=1)]
-    text = found.numpy().astype(str) if strings else found.numpy()
-    assert text.tolist() == expected[:, :k].tolist()
-    assert (np.diff(scores.numpy(), axis=1) <= 0).all()
-    excluded = [rng.permutation(ids)[: rng.integers(0, candidates + 1)].tolist() for _ in range(2)]
-    fill = "" if strings else np.iinfo(np.int64).min
-    width = max(len(row) for row in excluded) + 1
-    padded = [[*row, *[fill] * (width - len(row))] for row in excluded]
-    scores, found = index.query_with_exclusions(tf.constant(queries), tf.constant(padded))
-    text = found.numpy().astype(str) if strings else found.numpy()
-    for row in range(2):
-        left = [it for it in expected[row].tolist() if it not in excluded[row]][:k]
-        assert text[row].tolist() == left + [fill] * (min(k, candidates) - len(left))
-        assert (scores.numpy()[row] > -np.inf).sum() == len(left)
-
-
-@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 12), st.booleans())
-def test_what_may_come_back_is_what_a_sorted_list_holds(seed: int, candidates: int, k: int, by_blocks: bool) -> None:
-    rng = np.random.default_rng(seed)
-    vectors, queries = rng.integers(-3, 4, (candidates, 3)), rng.integers(-3, 4, (3, 3))  # with ties
-    index = sf.BruteForce().index(vectors)
-    exclude, allow = rng.integers(-1, candidates, (3, 4)), rng.integers(-1, candidates, (3, 9))
-    eligible = rng.random(candidates) < 0.7
-    with pytest.MonkeyPatch.context() as patch:
-        if by_blocks:
-            patch.setattr(brute_force, "BLOCK_SCORES", 1)
-            patch.setattr(brute_force, "BLOCK_CANDIDATES", 7)
-        for allowed in (None, allow):
-            for may in (None, eligible):
-                scores, found = index.search(
-                    tf.constant(queries, tf.float32), k, exclude, allowed, None if may is None else tf.constant(may)
-                )
-                for row in range(3):
-                    kept = [
-                        it for it in np.argsort(-(vectors @ queries[row]), kind="stable")
-                        if it not in exclude[row] and (allowed is None or it in allowed[row]) and (may is None or may[it])
-                    ][:k]  # fmt: skip
-                    assert found.numpy()[row, : len(kept)].tolist() == kept
-                    assert scores.numpy()[row, : len(kept)].tolist() == (vectors[kept] @ queries[row]).tolist()
-                    assert (scores.numpy()[row, len(kept) :] == -np.inf).all()
-                    assert (found.numpy()[row, len(kept) :] == np.iinfo(np.int64).min).all()
-                assert scores.shape == (3, min(k, candidates))
-
-
-def test_scores_by_angle_are_divided_by_the_candidates_lengths() -> None:
-    index = sf.BruteForce().index([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]])
-    scores, positions = index.nearest(tf.constant([[2.0, 0.0]]), 3, by_angle=True)
-    assert scores.numpy()[0].tolist() == pytest.approx([2.0, 1.2, 0.0])
-    assert positions.numpy().tolist() == [[1, 0, 2]]
-
-
-def test_an_excluded_item_stays_out_whatever_its_score() -> None:
-    index = sf.BruteForce(k=2).index([[1e30], [1.0], [0.5]], ["top", "b", "c"])
-    _, found = index.query_with_exclusions(tf.constant([[1e5]]), tf.constant([["top"]]))
-    assert found.numpy().tolist() == [[b"b", b"c"]]
-
-
-def test_identifiers_are_any_text() -> None:
-    index = sf.BruteForce(k=1).index([[2.0], [1.0]], ["café", "книга"])
-    _, found = index.query_with_exclusions(np.array([[1.0]], np.float32), [["café"]])
-    assert found.numpy()[0, 0].decode() == "книга"
-    with pytest.raises(ConfigError, match="ids asked for are int32; expected string"):
-        index.query_with_exclusions(tf.constant([[1.0]]), tf.constant([[3]]))
-
-
-def test_indexing_again_replaces_the_candidates() -> None:
-    index = sf.BruteForce(k=5).index([[1.0], [2.0]], ["a", "b"])
-    index.index([[3.0]], [7])
-    assert index(tf.constant([[1.0]]))[1].numpy().tolist() == [[7]]
-    assert sf.BruteForce(k=1).index([[1.0], [2.0]])(tf.constant([[1.0]]))[1].numpy().tolist() == [[1]]
-
-
-def test_datasets_of_vectors_are_indexed() -> None:
-    vectors, ids = tf.constant([[1.0], [3.0], [2.0]]), tf.constant(["a", "b", "c"])
-    pairs = tf.data.Dataset.from_tensor_slices((ids, vectors)).batch(2)
-    assert sf.BruteForce(k=1).index_from_dataset(pairs)(tf.constant([[1.0]]))[1].numpy().tolist() == [[b"b"]]
-    alone = tf.data.Dataset.from_tensor_slices(vectors).batch(2)
-    assert sf.BruteForce(k=1).index_from_dataset(alone)(tf.constant([[1.0]]))[1].numpy().tolist() == [[1]]
-
-
-def test_indices_that_cannot_be() -> None:
-    index = sf.BruteForce()
-    with pytest.raises(ConfigError, match="holds no candidates yet"):
-        index(tf.constant([[1.0]]))
-    for candidates, ids, message in [
-        ([[1.0], [2.0]], ["a", "a"], "stand more than once"),
-        ([[1.0], [float("nan")]], ["a", "b"], "candidate number 1 holds NaN"),
-        ([[1.0], [2.0]], ["a"], r"expected \[2\]"),
-        ([1.0], None, r"expected \[n, dim\]"),
-        (np.zeros((0, 2)), None, "at least one candidate"),
-        ([[1.0]], [""], "fills short rows"),
-        ([[1.0]], [1.5], "expected strings or integers"),
-    ]:
-        with pytest.raises(ConfigError, match=message):
-            index.index(candidates, ids)
-    with pytest.raises(ConfigError, match="k is 0"):
-        sf.BruteForce(k=0)
-    with pytest.raises(ConfigError, match="no query_model to make them"):
-        index.index([[1.0]])(tf.constant(["u"]))
-    with pytest.raises(ConfigError, match="dataset of candidates is empty"):
-        index.index_from_dataset([])
-
-
-def test_the_models_index_takes_raw_features(trained: sf.TwoTowerModel, data: sf.datasets.DataFolder) -> None:
-    index = trained.to_index(data.items, k=4)
-    _, found = index({name: tf.constant(values) for name, values in USERS.items()})
-    assert found.numpy().astype(str).tolist() == [row[:4] for row in best(trained, data, USERS)]
-    items = pq.read_table(data.items)
-    with pytest.raises(DataError, match="stands 2 times"):
-        trained.to_index(items.take([0, 1, 0]))
-
-
-def test_a_model_of_one_feature_takes_one_bare_tensor(data: sf.datasets.DataFolder) -> None:
-    schema = sf.Schema.from_yaml(data.schema).select_by_name(["user_id", "item_id"]).fit(data.interactions)
-    index = sf.TwoTowerModel(schema, sf.MLPBlock([4])).to_index(data.items, k=3)
-    bare = index(tf.constant(["u00003"]))[1].numpy().tolist()
-    assert bare == index({"user_id": tf.constant(["u00003"])})[1].numpy().tolist()
-
-
-def test_a_model_of_several_features_says_which_it_takes(
-    trained: sf.TwoTowerModel, data: sf.datasets.DataFolder
-) -> None:
-    with pytest.raises(ConfigError, match=r"no dict of features; expected one of user_id, age, country"):
-        trained.to_index(data.items)(tf.constant(["u00003"]))
 
 
 def test_recommendations_are_the_models(

@@ -6,12 +6,16 @@ from typing import Any, Self
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
 from schemaflow.index.identifiers import Identifiers, ids_of, padding_identifier
 
 __all__ = ["Index"]
+
+Arranged = npt.NDArray[Any]
+"""An array that an index saves."""
 
 NONE = float("-inf")
 """The score of what must not come back."""
@@ -63,6 +67,9 @@ class Index(keras.layers.Layer):
         Raises:
             ConfigError: The shapes do not fit, a number is not finite, or an identifier stands twice.
         """
+        return self._take(candidates, identifiers, None)
+
+    def _take(self, candidates: Any, identifiers: Any, saved: dict[str, Arranged] | None) -> Self:
         vectors = tf.cast(tf.convert_to_tensor(_whole(candidates)), tf.float32)
         if vectors.shape.rank != 2 or vectors.shape[0] == 0:
             raise ConfigError(
@@ -85,9 +92,9 @@ class Index(keras.layers.Layer):
             self._identifiers.assign(ids)
         else:
             self._identifiers = Identifiers(ids)
-        self.candidates = _assigned(self.candidates, vectors, [None, None], "candidates")
-        self.lengths = _assigned(self.lengths, tf.norm(vectors, axis=1), [None], "lengths")
-        self._arrange(vectors)
+        self.candidates = assign(self.candidates, vectors, [None, None], "candidates")
+        self.lengths = assign(self.lengths, tf.norm(vectors, axis=1), [None], "lengths")
+        self._arrange(vectors, saved)
         return self
 
     def index_from_dataset(self, dataset: Iterable[Any]) -> Self:
@@ -101,14 +108,17 @@ class Index(keras.layers.Layer):
 
     # -- what is asked --------------------------------------------------------------------------------------------
 
-    def call(self, queries: Any, k: int | tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, queries: Any, k: int | tf.Tensor | None = None, nprobe: int | tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return (scores, identifiers) of the k best, best first, each [batch, min(k, n)].
 
         Args:
             queries: Vectors [batch, dim], or what the query model takes: a dict of features, or one bare tensor.
             k: In place of the index's own.
+            nprobe: How many lists to look in, in place of the index's own; an index without lists refuses it.
         """
-        return self.search(queries, k)
+        return self.search(queries, k, nprobe=nprobe)
 
     def query_with_exclusions(
         self, queries: Any, exclusions: Any, k: int | tf.Tensor | None = None
@@ -132,6 +142,7 @@ class Index(keras.layers.Layer):
         exclude: Any = None,
         allow: Any = None,
         eligible: tf.Tensor | None = None,
+        nprobe: int | tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return (scores, identifiers) of the k best that may come back, each [batch, min(k, n)], filled as short rows are.
 
@@ -141,10 +152,12 @@ class Index(keras.layers.Layer):
             exclude: Identifiers [batch, e] that must not come back.
             allow: Identifiers [batch, a]: no other comes back. All are scored, whatever the index.
             eligible: Which candidates may come back at all, [n] bool.
+            nprobe: As in `call`.
         """
         vectors = self.vectors_of(queries)
         excluded, allowed = (None if ids is None else self.positions_of(ids) for ids in (exclude, allow))
-        scores, positions = self.nearest(vectors, self.k if k is None else k, excluded, allowed, eligible)
+        k = self.k if k is None else k
+        scores, positions = self.nearest(vectors, k, excluded, allowed, eligible, nprobe=nprobe)
         return scores, self.named(positions)
 
     def nearest(
@@ -155,6 +168,7 @@ class Index(keras.layers.Layer):
         allow: tf.Tensor | None = None,
         eligible: tf.Tensor | None = None,
         by_angle: bool = False,
+        nprobe: int | tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return (scores [batch, min(k, n)] float32, positions int32) of the best; -inf and -1 where there are no more.
 
@@ -165,13 +179,21 @@ class Index(keras.layers.Layer):
             allow: Positions [batch, a] int32, -1 for none.
             eligible: [n] bool.
             by_angle: Whether scores are divided by the candidates' lengths.
+            nprobe: As in `call`.
         """
+        if nprobe is not None and not self.has_lists:
+            raise ConfigError(
+                f"nprobe is given, but {type(self).__name__} has no lists to look in; leave it out, or use IVF"
+            )
+        if isinstance(nprobe, int) and nprobe < 1:
+            raise ConfigError(f"nprobe is {nprobe}; expected at least 1")
         count = tf.shape(self.candidates)[0]
         k = tf.minimum(k, count)
         scale = tf.math.reciprocal_no_nan(tf.convert_to_tensor(self.lengths)) if by_angle else None
         if allow is None:
-            more = 0 if exclude is None else tf.shape(exclude)[1]  # so many of the best may be excluded
-            scores, positions = self._nearest(vectors, tf.minimum(k + more, count), eligible, scale)
+            # so many of the best may be excluded
+            more = 0 if exclude is None or self.excludes else tf.shape(exclude)[1]
+            scores, positions = self._nearest(vectors, tf.minimum(k + more, count), exclude, eligible, scale, nprobe)
         else:
             positions = _distinct(allow)
             scores = self._scores_at(vectors, positions, eligible, scale)
@@ -215,20 +237,38 @@ class Index(keras.layers.Layer):
 
     # -- what a subclass does -------------------------------------------------------------------------------------
 
-    def _arrange(self, vectors: tf.Tensor) -> None:
-        """Prepare the search of candidates, [n, dim] float32, that were just taken."""
+    has_lists = False
+    """Whether a search may look in some lists of candidates alone, `nprobe` of them."""
+
+    excludes = False
+    """Whether `_nearest` itself leaves out what is excluded; where not, it is asked for so many more."""
+
+    def _arrange(self, vectors: tf.Tensor, saved: dict[str, Arranged] | None) -> None:
+        """Prepare the search of candidates, [n, dim] float32, that were just taken; `saved` is what `_arranged` returned."""
+
+    def _arranged(self) -> dict[str, Arranged]:
+        """Return arrays to save beside the candidates, so that a loaded index finds the same, and soon."""
+        return {}
 
     @abstractmethod
     def _nearest(
-        self, vectors: tf.Tensor, k: tf.Tensor, eligible: tf.Tensor | None, scale: tf.Tensor | None
+        self,
+        vectors: tf.Tensor,
+        k: tf.Tensor,
+        exclude: tf.Tensor | None,
+        eligible: tf.Tensor | None,
+        scale: tf.Tensor | None,
+        nprobe: int | tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return (scores [batch, m] float32, positions [batch, m] int32) of the k best, in any order, m >= 0.
 
         Args:
             vectors: [batch, dim] float32.
             k: How many, int32, 1 <= k <= n.
+            exclude: Positions [batch, e] int32, -1 for none; for an index that `excludes`.
             eligible: [n] bool; what is not comes back with the score -inf, or not at all.
-            scale: What each candidate's score is multiplied by, [n] float32.
+            scale: What each candidate's score is multiplied by, [n] float32: one over its length.
+            nprobe: How many lists to look in, for an index that `has_lists`; its own number if None.
         """
 
     def _scores_at(
@@ -260,6 +300,8 @@ class Index(keras.layers.Layer):
         if self.candidates is None or self._identifiers is None:
             return
         store["candidates"] = self.candidates.numpy()
+        for name, array in self._arranged().items():
+            store[f"arranged/{name}"] = array
         ids = self.identifiers.numpy()
         if self._identifiers.dtype == tf.string:
             store["bytes"] = np.frombuffer(b"".join(ids.tolist()), np.uint8)
@@ -272,14 +314,15 @@ class Index(keras.layers.Layer):
         if "candidates" not in store:
             return
         if "identifiers" in store:
-            self.index(np.array(store["candidates"]), np.array(store["identifiers"]))
-            return
-        ends = np.cumsum(np.array(store["lengths"]))
-        content = np.array(store["bytes"]).tobytes()
-        self.index(
-            np.array(store["candidates"]),
-            [content[end - n : end] for n, end in zip(np.array(store["lengths"]), ends, strict=True)],
-        )
+            ids: Any = np.array(store["identifiers"])
+        else:
+            content = np.array(store["bytes"]).tobytes()
+            ends = np.cumsum(np.array(store["lengths"]))
+            ids = [content[end - n : end] for n, end in zip(np.array(store["lengths"]), ends, strict=True)]
+        saved = {
+            name.removeprefix("arranged/"): np.array(store[name]) for name in store if name.startswith("arranged/")
+        }
+        self._take(np.array(store["candidates"]), ids, saved)
 
 
 def _whole(given: Any) -> Any:
@@ -287,7 +330,7 @@ def _whole(given: Any) -> Any:
     return tf.concat(list(given), axis=0) if isinstance(given, tf.data.Dataset) else given
 
 
-def _assigned(variable: Any, value: tf.Tensor, shape: list[None], name: str) -> Any:
+def assign(variable: Any, value: tf.Tensor, shape: list[None], name: str) -> Any:
     """Return the variable with another value: of open shape, since the catalogue may grow under a graph that reads it."""
     if variable is None:
         return tf.Variable(value, trainable=False, shape=shape, name=name)

@@ -18,6 +18,7 @@ import schemaflow as sf
 from schemaflow import registry
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.index import Index, brute_force
+from tests.test_contract import Holder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*np.find_common_type:DeprecationWarning")
 
@@ -186,7 +187,7 @@ def test_identifiers_are_any_text(make: Callable[..., Index]) -> None:
     index = make(k=1).index([[2.0], [1.0]], ["café", "книга"])
     _, found = index.query_with_exclusions(np.array([[1.0]], np.float32), [["café"]])
     assert found.numpy()[0, 0].decode() == "книга"
-    with pytest.raises(ConfigError, match="ids asked for are int32; expected string"):
+    with pytest.raises(ConfigError, match="ids asked for are int64; expected string"):
         index.query_with_exclusions(tf.constant([[1.0]]), tf.constant([[3]]))
 
 
@@ -194,10 +195,31 @@ def test_identifiers_are_any_text(make: Callable[..., Index]) -> None:
 def test_indexing_again_replaces_the_candidates(make: Callable[..., Index]) -> None:
     index = make(k=5).index([[1.0], [2.0]], ["a", "b"])
     index.nearest(tf.constant([[1.0]]), 1, by_angle=True)
-    index.index([[3.0]], [7])
-    assert index(tf.constant([[1.0]]))[1].numpy().tolist() == [[7]]
+    index.index([[3.0]], ["c"])
+    assert index(tf.constant([[1.0]]))[1].numpy().tolist() == [[b"c"]]
+    with pytest.raises(ConfigError, match="are int64, and those before were string; make another index"):
+        index.index([[1.0]], [7])
     assert index.nearest(tf.constant([[1.0]]), 5, by_angle=True)[1].numpy().tolist() == [[0]]
     assert make(k=1).index([[1.0], [2.0]])(tf.constant([[1.0]]))[1].numpy().tolist() == [[1]]
+
+
+@each()
+def test_ids_are_never_taken_for_others(make: Callable[..., Index]) -> None:
+    index, query = (
+        make(k=np.int64(2)).index([[3.0], [2.0], [1.0]], np.array([2**53, 2**53 + 1, -1])),
+        tf.constant([[1.0]]),
+    )
+    for exclusions in ([[float(2**53)]], [[True]], np.array([[2**64 - 1]], np.uint64)):
+        with pytest.raises(ConfigError, match=r"identifiers are (float32|bool|uint64)"):
+            index.query_with_exclusions(query, exclusions)
+    with pytest.raises(ConfigError, match="all rows of one length"):
+        index.query_with_exclusions(query, [[1], [2, 3]])
+    for none in ([[]], np.zeros((1, 0), np.int64)):
+        assert index.query_with_exclusions(query, none, k=np.int64(1))[1].numpy().tolist() == [[2**53]]
+    with pytest.raises(ConfigError, match="k is 0; expected at least 1"):
+        index(query, k=0)
+    words = make(k=1).index([[1.0]], ["a"])
+    assert words.query_with_exclusions(query, [[]])[1].numpy().tolist() == [[b"a"]]
 
 
 @each()
@@ -259,9 +281,10 @@ def test_raw_features_go_through_the_query_model(
 def test_saved_and_loaded_it_finds_the_same(make: Callable[..., Index], tmp_path: Path) -> None:
     _, vectors, queries = world(4, candidates=300, queries=20)
     index = make(k=3).index(vectors, [f"ü{it}" for it in range(300)])
-    model = keras.Sequential([keras.Input([4]), index])
+    model = Holder(index)
+    model(tf.constant(queries))
     model.save(tmp_path / "it.keras")
-    again = keras.models.load_model(tmp_path / "it.keras").layers[-1]
+    again = keras.models.load_model(tmp_path / "it.keras").layer
     assert again.get_config() == index.get_config()
     for left, right in zip(again(tf.constant(queries)), index(tf.constant(queries)), strict=True):
         assert np.array_equal(left, right)
@@ -359,7 +382,8 @@ def test_a_saved_model_takes_nprobe_and_holds_stock_operations(tmp_path: Path) -
     holder = tf.Module()
     holder.index, holder.search = index, search
     tf.saved_model.save(holder, str(tmp_path / "it"))
-    again = tf.saved_model.load(str(tmp_path / "it")).search
+    loaded = tf.saved_model.load(str(tmp_path / "it"))
+    again = loaded.search
     query = tf.constant([[1.0, 0.95, 0.0]])
     assert again(query, 2, 1).numpy().tolist() == [[b"i9", b"i8"]]
     assert again(query, 2, 3).numpy().tolist() == [[b"i9", b"i19"]]
@@ -381,7 +405,7 @@ def test_numbers_that_cannot_be() -> None:
 def test_faiss_is_no_part_of_a_graph() -> None:
     index = sf.Faiss().index([[1.0], [2.0]])
     with pytest.raises(ConfigError, match=r"Faiss searches outside TensorFlow.*use IVF"):
-        tf.function(index)(tf.constant([[1.0]]))
+        tf.function(index, autograph=False)(tf.constant([[1.0]]))
     for kind, message in {"pq": "kind is 'pq'; expected one of flat, ivf, hnsw", "flat": "no lists to look in"}.items():
         with pytest.raises(ConfigError, match=message):
             sf.Faiss(kind=kind).index([[1.0]])(tf.constant([[1.0]]), nprobe=1)
@@ -401,7 +425,7 @@ def test_scann_by_lists_finds_most_and_keeps_the_rules() -> None:
     assert eligible[found].all()
     assert not any(set(a) & set(b) for a, b in zip(found, expected, strict=True))
     with pytest.raises(ConfigError, match="ScaNN searches outside TensorFlow"):
-        tf.function(index)(tf.constant(queries))
+        tf.function(index, autograph=False)(tf.constant(queries))
 
 
 @pytest.mark.parametrize(("name", "package"), [("Faiss", "faiss"), ("ScaNN", "scann")])

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, Self
 
 import keras
@@ -87,8 +88,12 @@ class Index(keras.layers.Layer):
         if tf.reduce_any(wrong):
             first = int(tf.argmax(wrong))
             raise ConfigError(f"the vector of candidate number {first} holds NaN or infinity; expected finite numbers")
+        if self._identifiers is not None and self._identifiers.dtype != ids.dtype:
+            raise ConfigError(  # a graph that was traced would go on with those before
+                f"the identifiers are {ids.dtype.name}, and those before were {self._identifiers.dtype.name}; make another index"
+            )
         # nothing is taken before all is checked
-        if self._identifiers is not None and self._identifiers.dtype == ids.dtype:
+        if self._identifiers is not None:
             self._identifiers.assign(ids)
         else:
             self._identifiers = Identifiers(ids)
@@ -185,10 +190,12 @@ class Index(keras.layers.Layer):
             raise ConfigError(
                 f"nprobe is given, but {type(self).__name__} has no lists to look in; leave it out, or use IVF"
             )
-        if isinstance(nprobe, int) and nprobe < 1:
+        if isinstance(nprobe, Integral) and nprobe < 1:
             raise ConfigError(f"nprobe is {nprobe}; expected at least 1")
+        if isinstance(k, Integral) and k < 1:
+            raise ConfigError(f"k is {k}; expected at least 1")
         count = tf.shape(self.candidates)[0]
-        k = tf.minimum(k, count)
+        k = tf.minimum(tf.cast(k, tf.int32), count)
         scale = tf.math.reciprocal_no_nan(tf.convert_to_tensor(self.lengths)) if by_angle else None
         if allow is None:
             # so many of the best may be excluded
@@ -222,12 +229,14 @@ class Index(keras.layers.Layer):
     def positions_of(self, identifiers: Any) -> tf.Tensor:
         """Return the candidates' positions, int32 of the same shape; -1 where no candidate has the id."""
         assert self._identifiers is not None, "there are candidates"
-        ids = tf.convert_to_tensor(identifiers)
-        if (ids.dtype == tf.string) != (self._identifiers.dtype == tf.string):
+        if isinstance(identifiers, (list, tuple)) and 0 in (shape := np.asarray(identifiers, dtype=object).shape):
+            return tf.zeros(shape, tf.int32)  # of what holds nothing, no type is known
+        ids = ids_of(identifiers)
+        if ids.dtype != self._identifiers.dtype:
             raise ConfigError(
                 f"the ids asked for are {ids.dtype.name}; expected {self._identifiers.dtype.name}, as those of the candidates"
             )
-        return self._identifiers.positions(tf.cast(ids, self._identifiers.dtype))
+        return self._identifiers.positions(ids)
 
     def named(self, positions: tf.Tensor) -> tf.Tensor:
         """Return the ids at positions, of the same shape; `padding_identifier` at -1."""
@@ -301,7 +310,7 @@ class Index(keras.layers.Layer):
             return
         store["candidates"] = self.candidates.numpy()
         for name, array in self._arranged().items():
-            store[f"arranged/{name}"] = array
+            store[f"arranged_{name}"] = array
         ids = self.identifiers.numpy()
         if self._identifiers.dtype == tf.string:
             store["bytes"] = np.frombuffer(b"".join(ids.tolist()), np.uint8)
@@ -319,9 +328,8 @@ class Index(keras.layers.Layer):
             content = np.array(store["bytes"]).tobytes()
             ends = np.cumsum(np.array(store["lengths"]))
             ids = [content[end - n : end] for n, end in zip(np.array(store["lengths"]), ends, strict=True)]
-        saved = {
-            name.removeprefix("arranged/"): np.array(store[name]) for name in store if name.startswith("arranged/")
-        }
+        arranged = [name for name in store.keys() if name.startswith("arranged_")]  # noqa: SIM118 (Keras's store does not iterate)
+        saved = {name.removeprefix("arranged_"): np.array(store[name]) for name in arranged}
         self._take(np.array(store["candidates"]), ids, saved)
 
 

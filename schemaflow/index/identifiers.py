@@ -19,11 +19,19 @@ def ids_of(identifiers: Any) -> tf.Tensor:
     """Return ids as strings or int64.
 
     Raises:
-        ConfigError: They are neither strings nor integers.
+        ConfigError: They are neither strings nor integers, or beyond int64.
     """
-    ids = tf.convert_to_tensor(identifiers)
+    try:
+        ids = tf.convert_to_tensor(identifiers)
+    except (TypeError, ValueError) as reason:  # such as objects of several types, or lists of several lengths
+        raise ConfigError(
+            f"identifiers are {type(identifiers).__name__}, of which TensorFlow makes no tensor ({reason});"
+            " expected strings or integers, all rows of one length"
+        ) from None
     if not (ids.dtype == tf.string or ids.dtype.is_integer):
         raise ConfigError(f"identifiers are {ids.dtype.name}; expected strings or integers")
+    if ids.dtype == tf.uint64 and (not tf.executing_eagerly() or tf.reduce_any(ids > tf.int64.max)):
+        raise ConfigError(f"identifiers are uint64, and may be beyond {tf.int64.max}; pass int64 or strings")
     return ids if ids.dtype == tf.string else tf.cast(ids, tf.int64)
 
 

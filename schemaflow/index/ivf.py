@@ -147,7 +147,8 @@ class IVF(Index):
             return tf.cond(tf.reduce_any(short), whole, lambda: (scores, positions))
 
         few = share * tf.cast(lists, tf.float64) <= tf.cast(nprobe, tf.float64)
-        return tf.cond(few, whole, probed)
+        # a loop over no query has no shape
+        return tf.cond(few | (tf.shape(vectors)[0] == 0), whole, probed)
 
     def _probe(
         self, vectors: tf.Tensor, k: tf.Tensor, eligible: tf.Tensor | None, scale: tf.Tensor | None, nprobe: tf.Tensor

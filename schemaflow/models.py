@@ -11,16 +11,17 @@ import tensorflow as tf
 
 from schemaflow.data.dataset import data_errors, read_parquet
 from schemaflow.data.encode import Array
-from schemaflow.data.join import as_side_table, read_ids, refuse_repeated
+from schemaflow.data.join import as_side_table, read_ids, read_raw, refuse_repeated
 from schemaflow.errors import ConfigError, DataError, suggest
-from schemaflow.export import Recommender, export
+from schemaflow.export import Recommender, check_target, export
 from schemaflow.features.catalogue import ItemCatalogue, read_catalogue
 from schemaflow.features.encoders import build_tables, options_config, options_from_config
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.known import KnownPositives, history_named, read_known_positives, user_id
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
+from schemaflow.features.unseen import UnseenRows
 from schemaflow.growth import Held, carry_over, keep_frozen, keep_widths, refuse_breaks
-from schemaflow.index import BruteForce
+from schemaflow.index import BruteForce, Index
 from schemaflow.inputs import Epochs, Inputs, refuse_arguments
 from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
@@ -31,7 +32,7 @@ from schemaflow.sampling import Sampler
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
-from schemaflow.schema.sources import TableLike
+from schemaflow.schema.sources import Source, TableLike
 from schemaflow.schema.tags import Tags, is_side, parse_tag
 from schemaflow.tasks import RetrievalTask, TargetTask, refuse_twins
 from schemaflow.towers import Tower, fresh_copy
@@ -157,11 +158,11 @@ class TwoTowerModel(keras.Model):
         inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
         inputs.require_fitted()
         tables = build_tables(inputs, embedding_options)
-        after = [] if post is None else [post]
-        after += [L2Norm(dtype=self.dtype_policy)] if l2_normalize else []
+        self._unseen = UnseenRows(schema, tables)
+        norms = [L2Norm(dtype=self.dtype_policy)] if l2_normalize else []
         shared: dict[str, Any] = {
             "options": embedding_options,
-            "post": after,
+            "post": norms if post is None else [post, *norms],
             "tables": tables,
             "dtype": self.dtype_policy,
         }
@@ -396,7 +397,7 @@ class TwoTowerModel(keras.Model):
             DataError: A table is not readable, lacks a column, or holds what does not fit its feature.
         """
         refuse_arguments(kwargs | {"y": y, "validation_split": kwargs.get("validation_split") or None})
-        epochs = Epochs(self._prepare_epoch)
+        epochs = Epochs(self._prepare_epoch, self._unseen)
         train = self._inputs.dataset(x, batch_size, tables, seed=(lambda: epochs.seed) if shuffle else None)
         if isinstance(validation_data, tf.data.Dataset):
             validation_data = self._inputs.dataset(validation_data)
@@ -496,13 +497,30 @@ class TwoTowerModel(keras.Model):
         with data_errors():
             return np.concatenate([encode(batch).numpy() for batch in x])
 
-    def to_index(self, candidates: TableLike, k: int = 10, *, tables: str | Path | None = None) -> BruteForce:
+    def to_index(
+        self,
+        candidates: TableLike,
+        k: int | None = None,
+        *,
+        index: Index | None = None,
+        tables: str | Path | None = None,
+    ) -> Index:
         """Return an index of the items of a table, which takes this model's raw query features.
+
+        Args:
+            candidates: The items.
+            k: How many it returns; the index's own if None.
+            index: What to search by, without candidates yet, such as `IVF()`; a `BruteForce` if None.
+            tables: The folder of the side tables, where it is not that of `candidates`.
 
         Raises:
             DataError: An item stands twice, or lacks its id.
         """
-        source = as_side_table(candidates, self.schema, self.sides.item_id)
+        made = self._indexed(as_side_table(candidates, self.schema, self.sides.item_id), index, k, tables)
+        made.query_model = self.query_tower
+        return made
+
+    def _indexed(self, source: Source, index: Index | None, k: int | None, tables: str | Path | None) -> Index:
         ids = read_ids(source, self.sides.item_id)
         refuse_repeated(ids, self.sides.item_id, source)
         vectors = self.candidate_embeddings(source, tables=tables)
@@ -510,23 +528,40 @@ class TwoTowerModel(keras.Model):
             raise DataError(
                 "the items' vectors are not finite: the training diverged; lower the learning rate and train again"
             )
-        return BruteForce(query_model=self.query_tower, k=k).index(vectors, ids.to_numpy(zero_copy_only=False))
+        index = BruteForce() if index is None else index
+        index.k = index.k if k is None else k
+        return index.index(vectors, ids.to_numpy(zero_copy_only=False))
 
     def export(
-        self, path: str | Path, candidates: TableLike, *, k: int = 10, tables: str | Path | None = None
+        self,
+        path: str | Path,
+        candidates: TableLike,
+        *,
+        index: Index | None = None,
+        k: int | None = None,
+        report: Any = None,
+        tables: str | Path | None = None,
     ) -> Recommender:
-        """Write a bundle (SavedModel with its index, schema, vocabularies) and return the recommender it holds.
+        """Write a bundle (SavedModel with its index, schema, vocabularies, items) and return the recommender it holds.
 
         Args:
             path: The folder to write.
-            candidates: The items to recommend.
-            k: How many, where a request does not say.
+            candidates: The items to recommend, with the columns they are filtered by.
+            index: What to search by, without candidates yet, such as `IVF()`; a `BruteForce` if None.
+            k: How many, where a request does not say; the index's own if None.
+            report: What `schemaflow.evaluate` said, to be kept with it.
             tables: The folder of the side tables, where it is not that of `candidates`.
 
         Raises:
             BundleError: There is something else at `path`.
+            ConfigError: The index cannot be part of a SavedModel.
+            DataError: An item stands twice, lacks its id, or a column is missing or does not fit its feature.
         """
-        return export(path, self.schema, self.query_tower, self.item_tower, self.to_index(candidates, k, tables=tables))
+        check_target(path)  # before minutes of work, not after
+        source = as_side_table(candidates, self.schema, self.sides.item_id)
+        raw = read_raw(source, self.schema, (*self.sides.item, *self.sides.filters), tables)
+        made = self._indexed(source, index, k, tables)  # without the tower, which the bundle keeps itself
+        return export(path, self.schema, self.sides, self.query_tower, self.item_tower, made, raw, report)
 
     # -- growing --------------------------------------------------------------------------------------------------
 
@@ -587,15 +622,18 @@ class TwoTowerModel(keras.Model):
         if self.compiled:
             grown.compile_from_config(self.get_compile_config())
         carry_over(self, grown, pairs, tables, held)
+        grown._unseen.carry(self._unseen)
         return grown
 
     # -- looking and saving ---------------------------------------------------------------------------------------
 
     def save_own_variables(self, store: Any) -> None:
-        """Save where the random generators are, such as dropout's: Keras does not, and training could not go on as it was."""
+        """Save where the random generators are, such as dropout's, and which rows go untrained: Keras does not, and training could not go on."""
         super().save_own_variables(store)
         for place, state in enumerate(self._generators()):
             store[f"generator_{place}"] = state
+        for name, remembered in self._unseen.state.items():
+            store[name] = remembered
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` saved; the optimizer's slots are there to be loaded after it."""
@@ -603,7 +641,9 @@ class TwoTowerModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
         for place, state in enumerate(self._generators()):
             state.assign(store[f"generator_{place}"])
-        super().load_own_variables({name: store[name] for name in store.keys() if name.isdecimal()})  # noqa: SIM118
+        kept = {name: store[name] for name in store.keys()}  # noqa: SIM118
+        self._unseen.restore(kept)
+        super().load_own_variables({name: kept[name] for name in kept if name.isdecimal()})
 
     def _generators(self) -> list[Any]:
         weights = {id(it) for it in self.weights}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemaflow.bulk import embed, recommend_all
 from schemaflow.config import RunConfig, TaskConfig, TowerConfig, TowersConfig
 from schemaflow.data.join import read_ids, read_table
 from schemaflow.errors import ConfigError, DataError
@@ -29,7 +30,7 @@ from schemaflow.schema.sources import Source, open_source
 from schemaflow.schema.tags import Tags
 from schemaflow.tasks import RetrievalTask, TargetTask
 
-__all__ = ["Run", "recommend_in_fresh_process", "train"]
+__all__ = ["Run", "embed", "recommend_all", "recommend_in_fresh_process", "train"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def train(
     recommender = None
     if out is not None:
         say(f"exporting to {out}")
-        recommender = model.export(out, candidates, tables=folder)
+        recommender = model.export(out, candidates, report=report, tables=folder)
     return Run(model, report, unseen, recommender)
 
 

@@ -1,8 +1,5 @@
 """The bundle that is served: exclusions that hold, raw values in, the same ids in a fresh process."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,27 +124,6 @@ def test_pandas_rows_come_in_their_order(recommender: sf.Recommender) -> None:
     )
 
 
-def test_a_fresh_process_without_the_library_gives_the_same_ids(bundle: Path, recommender: sf.Recommender) -> None:
-    program = (
-        "import json, sys, tensorflow as tf\n"
-        "model = tf.saved_model.load(sys.argv[1] + '/model')\n"
-        "features = {name: tf.constant(values) for name, values in json.loads(sys.argv[2]).items()}\n"
-        "default = model.signatures['serving_default'](**features)\n"
-        "asked = model.signatures['recommend'](**features, k=tf.constant(3), exclude=tf.constant([['i00000'], ['']]))\n"
-        "vectors = model.signatures['query_embedding'](**features)['embedding']\n"
-        "assert 'schemaflow' not in sys.modules\n"
-        "print(json.dumps([default['identifiers'].numpy().astype(str).tolist(), asked['identifiers'].numpy().astype(str).tolist(),\n"
-        "                  asked['count'].numpy().tolist(), vectors.shape.as_list()]))\n"
-    )
-    arguments = [sys.executable, "-c", program, str(bundle), json.dumps(USERS)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    default, asked, count, shape = json.loads(done.stdout)
-    assert default == recommender.recommend(USERS).identifiers
-    assert asked == recommender.recommend(USERS, k=3, exclude=[["i00000"], []]).identifiers
-    assert count == [3, 3]
-    assert shape == [2, 8]
-
-
 def test_signatures_take_raw_item_features_too(
     bundle: Path, trained: sf.TwoTowerModel, data: sf.datasets.DataFolder
 ) -> None:
@@ -180,13 +156,13 @@ def test_damaged_bundles_are_one_line(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no bundle"):
         sf.Recommender.load(tmp_path / "none")
     for name, damage, message in [
-        ("format", lambda it: (it / "manifest.json").write_text('{"format": 99}'), "the bundle has format 99, this version reads 1"),
-        ("keys", lambda it: (it / "manifest.json").write_text('{"format": 1}'), "k, query_features, schema is missing"),
+        ("format", lambda it: (it / "manifest.json").write_text('{"format": 99}'), "the bundle has format 99, this version reads 2"),
+        ("keys", lambda it: (it / "manifest.json").write_text('{"format": 2}'), "item_features, item_id, k, query_features, schema, versions is missing"),
         ("list", lambda it: (it / "manifest.json").write_text("[]"), "has format None"),
-        ("variables", lambda it: (it / "model" / "variables" / "variables.index").write_bytes(b""), "the SavedModel cannot be loaded"),
+        ("variables", lambda it: (it / "model" / "variables" / "variables.index").write_bytes(b""), "variables.index is changed"),
         ("json", lambda it: (it / "manifest.json").write_text("{"), "cannot be read"),
-        ("model", lambda it: shutil.rmtree(it / "model"), "the SavedModel cannot be loaded"),
-        ("vocabulary", lambda it: sf.Schema.from_yaml(it / "schema.yaml").select_by_name("age").to_yaml(it / "schema.yaml"), "not those it was exported with"),
+        ("model", lambda it: shutil.rmtree(it / "model"), "model/saved_model.pb, .* are missing"),
+        ("vocabulary", lambda it: sf.Schema.from_yaml(it / "schema.yaml").select_by_name("age").to_yaml(it / "schema.yaml"), "schema.yaml is changed"),
     ]:  # fmt: skip
         copied = tmp_path / name
         shutil.copytree(bundle, copied)

@@ -1,7 +1,7 @@
 """Interactions with the features of their users and items, joined by id from side tables."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,18 @@ from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import same_side
 from schemaflow.schema.sources import Piece, Place, Source, TableLike, open_source
 
-__all__ = ["Joined", "as_side_table", "join", "read_ids", "read_table", "refuse_repeated"]
+__all__ = [
+    "Joined",
+    "RawRows",
+    "as_side_table",
+    "ids_in",
+    "join",
+    "raw_rows",
+    "read_ids",
+    "read_raw",
+    "read_table",
+    "refuse_repeated",
+]
 
 
 @dataclass(frozen=True)
@@ -33,17 +44,7 @@ class _Side:
         Raises:
             DataError: An id of the piece is not in the side table.
         """
-        import pyarrow.compute as pc
-
-        ids = read_column(self.key, piece)
-        found = pc.index_in(ids.values, value_set=self.ids)
-        if found.null_count:
-            first = int(np.argmax(found.is_null().to_numpy(zero_copy_only=False)))
-            raise DataError(
-                f"{ids.place_of(first)}: {self.where} has no row for {self.key.name} {ids.values[first].as_py()!r}"
-                f" ({found.null_count} of {len(found)} rows); features {', '.join(self.columns)} come from there: add it"
-            )
-        return found.to_numpy()
+        return _rows(self.key, piece, self.ids, self.where, list(self.columns))
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,30 @@ def join(
     source = open_source(table)
     features = tuple(schema if names is None else schema.select_by_name(names))
     schema.select_by_name([feature.name for feature in features]).require_fitted()
+    held = _held(source, schema, features, folder)
+    own = tuple(feature for feature in features if feature.source in source.columns)
+    return Joined(source, schema, features, own, tuple(_load(it, schema) for it in held))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A side table and the features that are read from it."""
+
+    source: Source
+    key: Feature
+    features: tuple[Feature, ...]
+
+
+def _held(source: Source, schema: Schema, features: Sequence[Feature], folder: str | Path | None) -> list[_Held]:
+    """Return which side tables hold the features that a table has not.
+
+    Raises:
+        DataError: None of them does.
+    """
     own = tuple(feature for feature in features if feature.source in source.columns)
     rest = [feature for feature in features if feature not in own]
     directory = Path(folder) if folder is not None else source.folder
-    searched, sides = [_describe(source)], []
+    searched, sides = [_describe(source)], list[_Held]()
     for name, side in schema.tables.items():
         key = schema[side.key]
         wanted = [feature for feature in rest if feature is not key and same_side(feature, key)]
@@ -145,7 +166,7 @@ def join(
         here = [feature for feature in wanted if feature.source in opened.columns]
         if here:
             rest = [feature for feature in rest if feature not in here]
-            sides.append(_load(opened, key, here, schema))
+            sides.append(_Held(opened, key, tuple(here)))
     if rest:
         raise DataError(
             *(
@@ -153,7 +174,7 @@ def join(
                 for feature in rest
             )
         )
-    return Joined(source, schema, features, own, tuple(sides))
+    return sides
 
 
 def read_table(
@@ -162,6 +183,98 @@ def read_table(
     """Return the encoded features of a whole table in memory, by name; the arguments are those of `join`."""
     joined = join(table, schema, folder, names)
     return whole(columns for place in joined.source.places() for columns in joined.stream(place))
+
+
+def read_raw(
+    table: TableLike, schema: Schema, features: Sequence[Feature], folder: str | Path | None = None
+) -> pa.Table:
+    """Return rows as they stand, in memory: the table's own columns, and those of features that side tables hold.
+
+    Columns of other features are left out; and where there are any, such as users in a table of interactions, columns
+    that are of no feature are too.
+
+    Args:
+        table: Such as items.
+        schema: Names the features and the side tables.
+        features: What must be there.
+        folder: Where the side tables are; the folder of `table` if not given.
+
+    Raises:
+        DataError: A feature's column is in none of them, or a side table has no row for an id.
+
+    Example:
+        >>> schema = Schema.from_yaml("schemas/movielens_100k.yaml")
+        >>> rows = {"movie_id": ["1"], "title": ["Toy Story"], "rating": [5.0]}
+        >>> read_raw(rows, schema, [schema["movie_id"]]).column_names
+        ['movie_id']
+    """
+    rows = raw_rows(table, schema, features, folder)
+    wanted, known = {it.source for it in features}, {it.source for it in schema}
+    others = (known - wanted).intersection(rows.source.columns)
+    own = [it for it in rows.source.columns if it in wanted or not others]
+    return rows.joined(Piece(_whole(rows.source, own), rows.source.name)).table
+
+
+@dataclass(frozen=True)
+class _RawSide:
+    """A side table in memory, as it stands."""
+
+    key: Feature
+    where: str
+    ids: pa.Array
+    table: pa.Table
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """A source whose rows are read as they stand, with raw side features joined to them.
+
+    Args:
+        source: The rows.
+        columns: Those of its columns that features or side tables need.
+        sides: The side tables that hold the other features.
+    """
+
+    source: Source
+    columns: tuple[str, ...]
+    sides: tuple[_RawSide, ...]
+
+    def joined(self, piece: Piece) -> Piece:
+        """Return a piece with the columns of side tables.
+
+        Raises:
+            DataError: A side table has no row for an id.
+        """
+        raw = piece.table
+        for side in self.sides:
+            found = side.table.take(_rows(side.key, piece, side.ids, side.where, side.table.column_names))
+            for name in found.column_names:
+                raw = raw.append_column(name, found.column(name))
+        return replace(piece, table=raw)
+
+
+def raw_rows(
+    table: TableLike, schema: Schema, features: Sequence[Feature], folder: str | Path | None = None
+) -> RawRows:
+    """Plan how to read raw features from a table and the side tables that the schema declares, as `join` does encoded ones.
+
+    Raises:
+        DataError: A feature's column is in none of them, or a side table is missing or holds an id twice.
+    """
+    source, sides = open_source(table), list[_RawSide]()
+    wanted = {it.source for it in features}
+    for held in _held(source, schema, features, folder):
+        ids = read_ids(held.source, held.key)
+        refuse_repeated(ids, held.key, held.source)
+        columns = [it.source for it in held.features]
+        sides.append(_RawSide(held.key, held.source.name, ids, _whole(held.source, columns)))
+        wanted.add(held.key.source)
+    return RawRows(source, tuple(it for it in source.columns if it in wanted), tuple(sides))
+
+
+def _whole(source: Source, columns: Sequence[str]) -> pa.Table:
+    """Return columns of a table in memory; its files may differ in the width of their integers."""
+    return pa.concat_tables([it.table for it in source.pieces(columns)], promote_options="permissive")
 
 
 def as_side_table(table: TableLike, schema: Schema, key: Feature) -> Source:
@@ -190,14 +303,16 @@ def read_ids(table: TableLike, feature: Feature) -> pa.Array:
     """
     source = open_source(table)
     source.require(feature.source, f'feature "{feature.name}"')
-    columns = [read_column(feature, piece) for piece in source.pieces([feature.source])]
-    for column in columns:
-        if column.values.null_count:
-            first = int(np.argmax(column.values.is_null().to_numpy(zero_copy_only=False)))
-            raise DataError(
-                f'{column.place_of(first)}: the id "{feature.name}" is missing; fill it in or remove the row'
-            )
-    return pa.concat_arrays([column.values for column in columns])
+    return pa.concat_arrays([ids_in(piece, feature) for piece in source.pieces([feature.source])])
+
+
+def ids_in(piece: Piece, feature: Feature) -> pa.Array:
+    """Return the ids of some rows, as `read_ids` returns those of all."""
+    column = read_column(feature, piece)
+    if column.values.null_count:
+        first = int(np.argmax(column.values.is_null().to_numpy(zero_copy_only=False)))
+        raise DataError(f'{column.place_of(first)}: the id "{feature.name}" is missing; fill it in or remove the row')
+    return column.values
 
 
 def _refuse_unmatched(feature: Feature, weights: str, columns: Columns, piece: Piece) -> None:
@@ -218,14 +333,34 @@ def _describe(source: Source) -> str:
     return f"{source.name} (columns {', '.join(source.columns)})"
 
 
-def _load(source: Source, key: Feature, features: Sequence[Feature], schema: Schema) -> _Side:
-    ids = read_ids(source, key)
-    refuse_repeated(ids, key, source)
-    pieces = source.pieces([feature.source for feature in features])
+def _load(held: _Held, schema: Schema) -> _Side:
+    ids = read_ids(held.source, held.key)
+    refuse_repeated(ids, held.key, held.source)
+    pieces = held.source.pieces([feature.source for feature in held.features])
     columns = whole(
-        {feature.name: encode(schema, feature, read_column(feature, piece)) for feature in features} for piece in pieces
+        {feature.name: encode(schema, feature, read_column(feature, piece)) for feature in held.features}
+        for piece in pieces
     )
-    return _Side(key, source.name, ids, columns)
+    return _Side(held.key, held.source.name, ids, columns)
+
+
+def _rows(key: Feature, piece: Piece, side_ids: pa.Array, where: str, names: Sequence[str]) -> Array:
+    """Return the row of a side table for each row of a piece.
+
+    Raises:
+        DataError: An id of the piece is not in the side table.
+    """
+    import pyarrow.compute as pc
+
+    ids = read_column(key, piece)
+    found = pc.index_in(ids.values, value_set=side_ids)
+    if found.null_count:
+        first = int(np.argmax(found.is_null().to_numpy(zero_copy_only=False)))
+        raise DataError(
+            f"{ids.place_of(first)}: {where} has no row for {key.name} {ids.values[first].as_py()!r}"
+            f" ({found.null_count} of {len(found)} rows); features {', '.join(names)} come from there: add it"
+        )
+    return found.to_numpy()
 
 
 def refuse_repeated(ids: pa.Array, key: Feature, source: Source) -> None:

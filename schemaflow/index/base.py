@@ -38,8 +38,7 @@ class Index(keras.layers.Layer):
 
     def __init__(self, query_model: keras.layers.Layer | None = None, k: int = 10, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
-        if k < 1:
-            raise ConfigError(f"k is {k}; expected at least 1")
+        check_count("k", k)
         self.query_model = query_model
         self.k = k
         self.supports_jit = False
@@ -190,12 +189,16 @@ class Index(keras.layers.Layer):
             raise ConfigError(
                 f"nprobe is given, but {type(self).__name__} has no lists to look in; leave it out, or use IVF"
             )
-        if isinstance(nprobe, Integral) and nprobe < 1:
-            raise ConfigError(f"nprobe is {nprobe}; expected at least 1")
-        if isinstance(k, Integral) and k < 1:
-            raise ConfigError(f"k is {k}; expected at least 1")
+        for name, number in (("k", k), ("nprobe", nprobe)):
+            if number is not None and not tf.is_tensor(number):
+                check_count(name, number)
+        for name, rows in (("exclude", exclude), ("allow", allow)):
+            if rows is not None and (rows.shape.rank != 2 or rows.shape[0] not in (None, vectors.shape[0], 0)):
+                raise ConfigError(
+                    f"{name} has the shape {tuple(rows.shape)}; expected [{vectors.shape[0]}, any], ids for each row"
+                )
         count = tf.shape(self.candidates)[0]
-        k = tf.minimum(tf.cast(k, tf.int32), count)
+        k = tf.cast(tf.minimum(tf.cast(k, tf.int64), tf.cast(count, tf.int64)), tf.int32)
         scale = tf.math.reciprocal_no_nan(tf.convert_to_tensor(self.lengths)) if by_angle else None
         if allow is None:
             # so many of the best may be excluded
@@ -206,6 +209,8 @@ class Index(keras.layers.Layer):
             scores = self._scores_at(vectors, positions, eligible, scale)
         if exclude is not None:
             scores = tf.where(_among(exclude, positions), NONE, scores)
+        whole = tf.reduce_all(tf.math.is_finite(vectors), axis=1)  # nothing is near a query that is no point
+        scores = tf.where(whole[:, tf.newaxis], scores, NONE)
         short = tf.maximum(k - tf.shape(scores)[1], 0)
         scores = tf.pad(scores, [[0, 0], [0, short]], constant_values=NONE)
         positions = tf.pad(positions, [[0, 0], [0, short]], constant_values=-1)
@@ -331,6 +336,12 @@ class Index(keras.layers.Layer):
         arranged = [name for name in store.keys() if name.startswith("arranged_")]  # noqa: SIM118 (Keras's store does not iterate)
         saved = {name.removeprefix("arranged_"): np.array(store[name]) for name in arranged}
         self._take(np.array(store["candidates"]), ids, saved)
+
+
+def check_count(name: str, number: Any) -> None:
+    """Raise `ConfigError` unless a number is an integer above 0."""
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
+        raise ConfigError(f"{name} is {number!r}; expected an integer of at least 1")
 
 
 def _whole(given: Any) -> Any:

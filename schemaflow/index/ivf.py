@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
-from schemaflow.index.base import NONE, Arranged, Index, assign
+from schemaflow.index.base import NONE, Arranged, Index, assign, check_count
 from schemaflow.index.brute_force import exact
 from schemaflow.index.k_means import assigned, k_means
 from schemaflow.registry import register
@@ -71,8 +71,8 @@ class IVF(Index):
         if storage not in STORAGES:
             raise ConfigError(f"storage is {storage!r}; expected one of {', '.join(STORAGES)}")
         for name, value in {"num_lists": num_lists, "nprobe": nprobe}.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+            if value is not None:
+                check_count(name, value)
         self.num_lists, self.nprobe, self.storage, self.seed = num_lists, nprobe, storage, seed
         self.centres: Any = None  # tf.Variable [lists, dim] float32, of length 1
         self.reach: Any = None  # [lists] float32, the length of the longest candidate
@@ -117,23 +117,33 @@ class IVF(Index):
         nprobe: int | tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         nprobe = tf.maximum(self.nprobe if nprobe is None else nprobe, 1)
-        return self._search(vectors, tf.convert_to_tensor(k), eligible, scale, tf.convert_to_tensor(nprobe))
+        wanted = tf.fill(tf.shape(vectors)[:1], k)  # [batch]
+        if exclude is not None:  # what pads them asks for nothing, so that a row is answered as it is alone
+            own = tf.math.count_nonzero(exclude >= 0, axis=1, dtype=tf.int32)
+            wanted = tf.where(k < tf.shape(self.candidates)[0], wanted - tf.shape(exclude)[1] + own, wanted)
+        return self._search(vectors, wanted, tf.convert_to_tensor(k), eligible, scale, tf.convert_to_tensor(nprobe))
 
     # one graph, since a loop over queries is slow without; BruteForce's few steps are not
     @tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
     def _search(
-        self, vectors: tf.Tensor, k: tf.Tensor, eligible: tf.Tensor | None, scale: tf.Tensor | None, nprobe: tf.Tensor
+        self,
+        vectors: tf.Tensor,
+        wanted: tf.Tensor,
+        k: tf.Tensor,
+        eligible: tf.Tensor | None,
+        scale: tf.Tensor | None,
+        nprobe: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         count, lists = tf.shape(self.candidates)[0], tf.shape(self.centres)[0]
         left = count if eligible is None else tf.math.count_nonzero(eligible, dtype=tf.int32)
-        k = tf.minimum(k, left)
+        k, wanted = tf.minimum(k, left), tf.minimum(wanted, left)
         share = tf.cast(left, tf.float64) / tf.cast(count, tf.float64)
         nprobe = tf.minimum(tf.cast(nprobe, tf.float64), tf.cast(lists, tf.float64))
         nprobe = tf.cast(
             tf.math.ceil(tf.minimum(nprobe / tf.maximum(share, 1e-9), tf.cast(lists, tf.float64))), tf.int32
         )
 
-        def whole() -> tuple[tf.Tensor, tf.Tensor]:
+        def whole(vectors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             if eligible is None:
                 return exact(vectors, tf.convert_to_tensor(self.candidates), k, None, scale)
             positions = tf.cast(tf.where(eligible)[:, 0], tf.int32)  # [left]
@@ -142,19 +152,35 @@ class IVF(Index):
             return best, tf.gather(positions, place)
 
         def probed() -> tuple[tf.Tensor, tf.Tensor]:
-            scores, positions = self._probe(vectors, k, eligible, scale, nprobe)
-            short = tf.math.count_nonzero(scores > NONE, axis=1, dtype=tf.int32) < k  # [batch]
-            return tf.cond(tf.reduce_any(short), whole, lambda: (scores, positions))
+            scores, positions = self._probe(vectors, wanted, k, eligible, scale, nprobe)
+            short = tf.math.count_nonzero(scores > NONE, axis=1, dtype=tf.int32) < wanted  # [batch]
+
+            def mended() -> tuple[tf.Tensor, tf.Tensor]:
+                rows = tf.where(short)  # [s, 1]
+                wide = [[0, 0], [0, tf.shape(scores)[1] - k]]
+                best, places = whole(tf.boolean_mask(vectors, short))
+                return (
+                    tf.tensor_scatter_nd_update(scores, rows, tf.pad(best, wide, constant_values=NONE)),
+                    tf.tensor_scatter_nd_update(positions, rows, tf.pad(places, wide, constant_values=-1)),
+                )
+
+            return tf.cond(tf.reduce_any(short), mended, lambda: (scores, positions))
 
         few = share * tf.cast(lists, tf.float64) <= tf.cast(nprobe, tf.float64)
         # a loop over no query has no shape
-        return tf.cond(few | (tf.shape(vectors)[0] == 0), whole, probed)
+        return tf.cond(few | (tf.shape(vectors)[0] == 0), lambda: whole(vectors), probed)
 
     def _probe(
-        self, vectors: tf.Tensor, k: tf.Tensor, eligible: tf.Tensor | None, scale: tf.Tensor | None, nprobe: tf.Tensor
+        self,
+        vectors: tf.Tensor,
+        wanted: tf.Tensor,
+        k: tf.Tensor,
+        eligible: tf.Tensor | None,
+        scale: tf.Tensor | None,
+        nprobe: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return (scores, positions) of the best in each query's lists, [batch, k or more]; -inf where there are no more."""
-        bounds, wanted = tf.convert_to_tensor(self.bounds), k if self.storage == "float32" else RESCORED * k
+        bounds, most = tf.convert_to_tensor(self.bounds), k if self.storage == "float32" else RESCORED * k
         starts, stops = bounds[:-1], bounds[1:]
         held = stops - starts  # [lists]: how many a list holds that may come back
         # what is known of candidates, by rows
@@ -178,8 +204,8 @@ class IVF(Index):
                 scores *= tf.gather(factors, rows)
             if may is not None:
                 scores = tf.where(tf.gather(may, rows), scores, NONE)
-            best, place = tf.math.top_k(scores, tf.minimum(wanted, tf.size(scores)))
-            short = [[0, wanted - tf.size(best)]]
+            best, place = tf.math.top_k(scores, tf.minimum(most, tf.size(scores)))
+            short = [[0, most - tf.size(best)]]
             return (
                 tf.pad(best, short, constant_values=NONE),
                 tf.pad(tf.gather(self.order, tf.gather(rows, place)), short, constant_values=-1),
@@ -188,6 +214,8 @@ class IVF(Index):
         of = tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32)
         scores, positions = tf.map_fn(one, (vectors, probes), fn_output_signature=of, parallel_iterations=AT_ONCE)
         if self.storage != "float32":
+            enough = tf.range(most) < RESCORED * wanted[:, tf.newaxis]  # [batch, most]
+            positions = tf.where(enough & (scores > NONE), positions, -1)
             scores = self._scores_at(vectors, positions, eligible, scale)
         return scores, positions
 

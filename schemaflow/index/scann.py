@@ -98,19 +98,19 @@ class ScaNN(Index):
         eager_only(self)
         if scale is not None and True not in self._made:
             self._made[True] = self._make((self.candidates * scale[:, tf.newaxis]).numpy())
-        made, count = self._made[scale is not None], len(self.lengths)
+        made, rows, count = self._made[scale is not None], vectors.numpy(), int(tf.size(self.lengths))
         left = count if eligible is None else int(np.count_nonzero(eligible))
         k = min(int(k), left)
-        asked = min(count, -(-k * count // max(left, 1)))
-        positions, scores = made.search_batched(
-            vectors.numpy(), asked, max(asked, self.rescored), None if count <= FEW else int(nprobe or self.nprobe)
-        )
-        may = ~np.isnan(scores)  # so ScaNN fills what is short
-        if eligible is not None:
-            may &= np.asarray(eligible)[positions]
-        if (may.sum(axis=1) < k).any():
-            return exact(vectors, tf.convert_to_tensor(self.candidates), tf.constant(k), eligible, scale)
-        return tf.constant(np.where(may, scores, NONE), tf.float32), tf.constant(positions.astype(np.int32))
+        if len(rows) and k:
+            asked = min(count, -(-k * count // left))
+            leaves = None if count <= FEW else int(self.nprobe if nprobe is None else nprobe)
+            positions, scores = made.search_batched(rows, asked, max(asked, self.rescored), leaves)
+            may = ~np.isnan(scores)  # so ScaNN fills what is short
+            if eligible is not None:
+                may &= np.asarray(eligible)[positions]
+            if (may.sum(axis=1) >= k).all():
+                return tf.constant(np.where(may, scores, NONE), tf.float32), tf.constant(positions.astype(np.int32))
+        return exact(vectors, tf.convert_to_tensor(self.candidates), tf.constant(k), eligible, scale)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments; the candidates are kept with the weights."""

@@ -78,7 +78,7 @@ def missing_value(dtype: str) -> str | int | float:
     return int(np.iinfo("int64" if dtype.startswith("u") else dtype).min)
 
 
-def read_column(feature: Feature, piece: Piece, coded: bool = False) -> Column:
+def read_column(feature: Feature, piece: Piece, coded: bool = False, tokens: bool = True) -> Column:
     """Return a feature's values in the rows of a piece: of a text, its tokens; of a dense vector, its numbers.
 
     The empty string, the least integer and NaN count as missing, as they do in a raw tensor; where the schema names a
@@ -89,6 +89,7 @@ def read_column(feature: Feature, piece: Piece, coded: bool = False) -> Column:
         feature: The feature.
         piece: The rows.
         coded: Whether to leave strings that come as codes as they are, and integers as wide as their dtype.
+        tokens: Whether to split texts; else each is a string.
 
     Raises:
         DataError: The column has another type than the feature, is a list where the feature is not (or the reverse), or
@@ -98,7 +99,9 @@ def read_column(feature: Feature, piece: Piece, coded: bool = False) -> Column:
 
     chunked = piece.table.column(feature.source)
     if pa.types.is_dictionary(chunked.type) and chunked.type.index_type.bit_width < 32:
-        chunked = chunked.cast(chunked.type.value_type)  # the codes of several chunks may have no room for all values
+        # the codes of several chunks may have no room for all values
+        wide = [pa.DictionaryArray.from_arrays(it.indices.cast(pa.int32()), it.dictionary) for it in chunked.chunks]
+        chunked = pa.chunked_array(wide, pa.dictionary(pa.int32(), chunked.type.value_type))
     array = chunked.combine_chunks() if isinstance(chunked, pa.ChunkedArray) else chunked
     if isinstance(array, pa.ChunkedArray):  # combine_chunks gives chunks back when one array cannot hold them
         array = pa.concat_arrays(array.chunks)
@@ -116,7 +119,7 @@ def read_column(feature: Feature, piece: Piece, coded: bool = False) -> Column:
     if wanted:
         return _read_lists(feature, array, piece, coded)
     values = _canonical(feature, array, piece, coded and not feature.text_like)
-    if feature.text_like:
+    if feature.text_like and tokens:
         return Column(*tokens_of(feature.text or TextOptions(), values), piece)
     if feature.stand_in is not None and not feature.is_age:
         values = values.fill_null(_rounded(feature, pa.array([feature.stand_in], values.type))[0])
@@ -141,7 +144,7 @@ def _read_lists(feature: Feature, array: Any, piece: Piece, coded: bool) -> Colu
     if values.null_count:
         row_of = np.repeat(np.arange(len(splits) - 1), np.diff(splits))  # of each value
         missing = values.is_null().to_numpy(zero_copy_only=False)
-        if feature.kind != "categorical" or feature.weighted_by is not None:
+        if feature.kind in ("vector", "weights") or feature.weighted_by is not None:
             raise DataError(
                 f'{place_of(piece, int(row_of[np.argmax(missing)]))}: feature "{feature.name}" misses a value inside its list;'
                 f" {'a dense vector' if feature.kind == 'vector' else 'a weighted list'} must be whole: fill it in"

@@ -264,7 +264,7 @@ def _of_tags(pair: _Pair) -> _Finding:
         return _breaks("it enters another tower")(pair)
     if Tags.ID in tags and any(it is Tags.ITEM or OWN.fullmatch(it) for it in pair.new.tags):
         return _breaks("it is another feature that tells the items apart")(pair)
-    if tags <= _OF_KIND:
+    if tags <= {*_OF_KIND, Tags.FILTER}:
         return "compatible", "it enters the model as before"
     return _breaks("it enters the model in another way")(pair)
 
@@ -332,7 +332,7 @@ _OF_KIND = frozenset({Tags.CATEGORICAL, Tags.CONTINUOUS, Tags.EMBEDDING, Tags.SE
 """Tags that say nothing of an input beyond its kind and its lists, which are compared themselves."""
 
 _OF_VALUES = frozenset({
-    *SIDES, *_OF_KIND, Tags.TIME, Tags.POSITION, Tags.WEIGHT, Tags.EXPLICIT_NEGATIVE,
+    *SIDES, *_OF_KIND, Tags.FILTER, Tags.TIME, Tags.POSITION, Tags.WEIGHT, Tags.EXPLICIT_NEGATIVE,
     Tags.TARGET, Tags.REGRESSION, Tags.CLASSIFICATION, Tags.BINARY, Tags.MULTI_CLASS,
 })  # fmt: skip
 """Tags of features that are no input of a tower."""

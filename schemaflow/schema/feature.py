@@ -76,7 +76,8 @@ class Feature(Document):
         name: Letters, digits and underscores, beginning with a letter: it becomes an input of the exported signatures.
         dtype: The type of one value.
         tags: Its side (user, item, context, session, or one of your own, `x-seed`), its kind (id, categorical,
-            continuous, sequence, text, embedding) and its role (target, time, weight, position, explicit_negative).
+            continuous, sequence, text, embedding) and its role (target, time, weight, position, explicit_negative, filter).
+            With `filter`, requests can ask for items by it; it enters the model too if it is tagged with its kind.
         column: The Parquet column, where its name differs.
         cardinality: The rows of its embedding table, reserved ones included. An upper bound with a learned vocabulary.
         vocabulary: `learned` by `Schema.fit`, the values themselves, or a file of them. Integers without one are rows
@@ -139,8 +140,8 @@ class Feature(Document):
         """How it enters the model; None where that cannot be told.
 
         Through a table (categorical), as a number (continuous), as numbers (vector), by weighing the values of a list
-        (weights), or (targets, moments, positions, weights of examples, explicit negatives, ids of sessions) not at all
-        (value).
+        (weights), or (targets, moments, positions, weights of examples, explicit negatives, ids of sessions, what items
+        are only filtered by) not at all (value).
         """
         tags, part = frozenset(self.tags), None if self.time is None else self.time.take
         if Tags.WEIGHT in tags:
@@ -154,7 +155,8 @@ class Feature(Document):
         if Tags.CONTINUOUS in tags or self.is_age:
             return "continuous"
         of_dtype: dict[str, Kind] = {"s": "categorical", "f": "continuous"}
-        return of_dtype.get(self.dtype[0]) if any(map(is_side, tags)) else "value"
+        enters = any(map(is_side, tags)) and Tags.FILTER not in tags
+        return of_dtype.get(self.dtype[0]) if enters else "value"
 
     @property
     def encoding(self) -> Encoding:

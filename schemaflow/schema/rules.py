@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic.config import JsonDict
 
 from schemaflow.schema.options import Fill, Pretrained
-from schemaflow.schema.tags import Tags, atoms
+from schemaflow.schema.tags import OWN, Tags, atoms
 
 if TYPE_CHECKING:
     from schemaflow.schema.feature import Feature
@@ -18,11 +18,24 @@ __all__ = ["FEATURE_NAMES", "NAME", "RESERVED_NAMES", "TAG_SCHEMA", "contradicti
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 RESERVED_NAMES = frozenset(
-    {"self", "k", "exclude", "allow", "where", "identifiers", "scores", "count", "query", "candidate", "score"}
+    {
+        "self",
+        "k",
+        "exclude",
+        "allow",
+        "where",
+        "nprobe",
+        "identifiers",
+        "scores",
+        "count",
+        "query",
+        "candidate",
+        "score",
+    }
 )
 """Words that the exported signatures use for themselves."""
 
-_UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.BIAS, Tags.FILTER, Tags.TEACHER, Tags.ACTION})
+_UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.BIAS, Tags.TEACHER, Tags.ACTION})
 """Tags that have a name but that nothing reads yet: refused, not ignored."""
 
 _READ = [tag for tag in Tags if not _UNSUPPORTED.intersection(atoms([tag]))]
@@ -123,6 +136,8 @@ def _of_kind(feature: "Feature") -> list[str]:
         problems.append(f"is tagged {roles[0]} but has dtype string; a {roles[0]} is a number")
     if len(roles) > 1:
         problems.append(f"is tagged both {roles[0]} and {roles[1]}; keep one")
+    if Tags.FILTER in feature.tags:
+        problems += _of_filter(feature, roles)
     if feature.time is not None:
         problems += _of_time(feature)
     if frozenset({Tags.ID, Tags.SEQUENCE, Tags.TEXT}) & frozenset(feature.tags) and feature.encoding in _DERIVED:
@@ -132,12 +147,23 @@ def _of_kind(feature: "Feature") -> list[str]:
     return problems
 
 
+def _of_filter(feature: "Feature", roles: list[Tags]) -> list[str]:
+    if not any(tag is Tags.ITEM or OWN.fullmatch(tag) for tag in feature.tags):
+        return ["is tagged filter but not item; the items are filtered: tag it item, or remove filter"]
+    if kept := [role for role in roles if role is not Tags.TIME]:
+        return [f"is tagged both filter and {kept[0]}, which is of an interaction and not of its item; keep one"]
+    if feature.kind == "vector" or feature.text_like:
+        what = "a dense vector" if feature.kind == "vector" else "a text"
+        return [f"is tagged filter but is {what}; filter by strings, numbers or lists of them: remove filter"]
+    return []
+
+
 def _of_time(feature: "Feature") -> list[str]:
     problems = []
     take = None if feature.time is None else feature.time.take
     if feature.dtype != "int64":
         problems.append(f'has "time" but dtype {feature.dtype}; a moment is an int64')
-    if take is None and Tags.TIME not in feature.tags:
+    if take is None and not {Tags.TIME, Tags.FILTER}.intersection(feature.tags):
         problems.append('has "time" but takes nothing of it; add "take: hour" (or weekday, age), or tag it time')
     if take is not None and feature.kind == "value":
         problems.append('is kept out of the towers, but takes something of its time; change its tags, or remove "take"')
@@ -154,7 +180,8 @@ def _of_time(feature: "Feature") -> list[str]:
 
 def _of_lists(feature: "Feature") -> list[str]:
     problems = []
-    if feature.list is not None and (feature.kind not in ("categorical", "weights") or feature.text_like):
+    filtered = feature.kind == "value" and Tags.FILTER in feature.tags
+    if feature.list is not None and (not (filtered or feature.kind in ("categorical", "weights")) or feature.text_like):
         problems.append('is a list but not categorical; only categorical features can be lists: remove "list"')
     if Tags.SEQUENCE in feature.tags and feature.list is None:
         problems.append('is a sequence but not a list; add "list: {max_length: …}"')

@@ -397,6 +397,8 @@ class Schema:
         """Tell whether a missing value of a feature is something to the model, and not an error."""
         if feature.kind == "categorical":
             return self.domains[feature.table].takes_missing(feature)
+        if feature.kind == "value" and feature.has(Tags.FILTER):  # which it then does not pass
+            return True
         return feature.missing not in (None, "error")
 
     def require_fitted(self) -> None:

@@ -20,6 +20,7 @@ class Sides:
         item_id: The one that tells items apart.
         weight: The one that weighs each interaction in the loss, if any.
         explicit_negative: The one that marks rows whose item was refused, if any.
+        filters: Those that items are filtered by, whether they are of the tower or not.
     """
 
     query: tuple[Feature, ...]
@@ -27,6 +28,7 @@ class Sides:
     item_id: Feature
     weight: Feature | None = None
     explicit_negative: Feature | None = None
+    filters: tuple[Feature, ...] = ()
 
 
 def tower_tags(schema: Iterable[Feature]) -> tuple[Tags | str, Tags | str]:
@@ -135,9 +137,20 @@ def towers_of(
             names = " and ".join(f'"{it.name}"' for it in tagged)
             problems.append((tagged[1].name, f"features {names} are both tagged {role}; an interaction has one"))
         roles.append(tagged[0] if tagged else None)
+    filters = tuple(it for it in schema if it.has(Tags.FILTER) and it.has(item_tag))
+    asked = {f"{it.name}{end}": it for it in filters if it.dtype != "string" for end in ("_min", "_max")}
+    problems += [
+        (
+            it.name,
+            f'features "{asked[it.name].name}" and "{it.name}" are both filters, and requests would ask for both as'
+            f' where_{it.name}; rename one and say "column: <the Parquet name>"',
+        )
+        for it in filters
+        if it.name in asked
+    ]
     if problems or not ids:
         return None, problems
-    return Sides(query, item, ids[0], *roles), problems
+    return Sides(query, item, ids[0], roles[0], roles[1], filters), problems
 
 
 def same_side(feature: Feature, key: Feature) -> bool:

@@ -108,6 +108,8 @@ PARAMETERS: list[tuple[dict[str, dict[str, Any]], str, str]] = [
     (with_("shelf", tags=["item", "id"]), "breaks", "it is another feature that tells the items apart"),
     (with_("device", tags=["context", "categorical"]), "compatible", "it enters the model as before"),
     (with_("rating", tags=["target", "binary"]), "compatible", "it is no input of a tower"),
+    (with_("shelf", tags=["item", "categorical", "filter"]), "compatible", "it enters the model as before"),
+    ({**SHOP, "brand": {"dtype": "string", "tags": ["item", "filter"]}}, "compatible", "is new: it is no input of a tower"),
     (with_("rating", dtype="float64"), "compatible", "it is no input of a tower"),
     (with_("rating", tags=["item", "continuous"]), "breaks", "was value and is continuous"),
     (with_("seen", domain=None, vocabulary=["a", "b", "c"]), "breaks", "restore the domain"),

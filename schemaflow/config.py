@@ -235,6 +235,7 @@ class EmbeddingConfig(Document):
     embeddings_initializers: Annotated[Any, PlainValidator(_initializers)] = None
     embeddings_l2_reg: NotNegative = 0.0
     combiner: Combiner = "mean"
+    id_dropout: Annotated[float, BeforeValidator(as_number), Field(ge=0, lt=1)] = 0.0
 
     def options(self) -> EmbeddingOptions:
         """Return them."""

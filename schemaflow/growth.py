@@ -22,6 +22,7 @@ from schemaflow.data.join import as_side_table, read_ids, refuse_repeated
 from schemaflow.errors import ConfigError, DataError, SchemaError
 from schemaflow.features.encoders import FeatureEncoder
 from schemaflow.features.tables import EmbeddingOptions
+from schemaflow.features.unseen import holding_values, seen_rows
 from schemaflow.layers.embedding import EmbeddingTable
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import OUT_OF_VOCABULARY, Feature, encoded_name
@@ -188,7 +189,7 @@ def _grow(old: EmbeddingTable, new: EmbeddingTable, before: Schema, after: Schem
     domain, now = before.domains[before[name].table], after.domains[after[name].table]
     vocabulary, wider = before.vocabulary(domain.name), after.vocabulary(now.name)
     weights = old.embeddings.numpy()
-    trained = _trained(before, domain, old.rows, None if vocabulary is None else len(vocabulary), new.rows)
+    trained = _trained(before, domain, new.rows)
     origin, is_new = np.arange(new.rows), np.arange(new.rows) >= old.rows
     origin[is_new] = OUT_OF_VOCABULARY if domain.reserved else 0
     if vocabulary is not None and wider is not None:
@@ -206,17 +207,11 @@ def _grow(old: EmbeddingTable, new: EmbeddingTable, before: Schema, after: Schem
     return _Grown(old, new, is_new, start, trained)
 
 
-def _trained(schema: Schema, domain: Domain, rows: int, values: int | None, length: int) -> Array:
+def _trained(schema: Schema, domain: Domain, length: int) -> Array:
     """Return which rows hold values that interactions were seen of, [length] bool; all values where none is known so."""
-    row = np.arange(length)
-    holds_value = (row >= domain.reserved) & (row < (rows if values is None else domain.reserved + values))
-    counted = [it for feature in domain.features if (it := schema.counts(feature)) is not None]
-    if not counted:
-        return holds_value
-    counts = np.sum(counted, axis=0)
-    seen = np.zeros(length, bool)
-    seen[: len(counts)] = counts[:length] > 0
-    return holds_value & seen if (holds_value & seen).any() else holds_value
+    holds, seen = holding_values(schema, domain), seen_rows(schema, domain)
+    trained = holds if seen is None or not (holds & seen).any() else holds & seen
+    return np.pad(trained, (0, max(length - len(trained), 0)))[:length]
 
 
 # -- side features ----------------------------------------------------------------------------------------------------

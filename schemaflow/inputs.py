@@ -13,6 +13,7 @@ from schemaflow.data.dataset import read_parquet
 from schemaflow.errors import ConfigError
 from schemaflow.features.encoders import FeatureEncoder
 from schemaflow.features.kinds import Tensors
+from schemaflow.features.unseen import UnseenRows
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
@@ -163,11 +164,13 @@ class Epochs(keras.callbacks.Callback):
 
     Args:
         prepare: Called before each epoch.
+        unseen: The rows that no example trains.
     """
 
-    def __init__(self, prepare: Callable[[], None]) -> None:
+    def __init__(self, prepare: Callable[[], None], unseen: UnseenRows) -> None:
         super().__init__()
         self.prepare = prepare
+        self.unseen = unseen
         self.first = self.seed = random.getrandbits(62)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -175,8 +178,12 @@ class Epochs(keras.callbacks.Callback):
         self.seed = self.first + int(self.model.optimizer.iterations)
         self.prepare()
 
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Settle the rows that went untrained."""
+        self.unseen.settle()
+
     def beside(self, callbacks: Any) -> list[Any]:
-        """Return what Keras takes as callbacks, with this one."""
+        """Return what Keras takes as callbacks, with this one before those that save what an epoch left."""
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = callbacks.callbacks
-        return [*(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []), self]
+        return [self, *(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else [])]

@@ -101,6 +101,36 @@ def test_popularity_is_judged_by_the_same_protocol() -> None:
     assert sf.evaluate(Fixed(SCORES), TEST, ITEMS, ks=(1,)).popularity == {}
 
 
+def test_what_was_never_seen_is_judged_alone_too() -> None:
+    schema = SCHEMA.fit({"user": ["u", "u"], "item": ["a", "b"]})
+    report = sf.evaluate(Fixed(SCORES, schema), TEST, ITEMS, ks=(2, 3))
+    # u: a is 2nd, c 3rd; v: d is 4th. c and d were never chosen, nor did v choose; warm is u's a, twice
+    assert report.warm["hit_rate@2"] == 1.0
+    assert report.warm["recall@2"] == 1.0
+    assert report.warm["mrr@3"] == 1 / 2
+    assert report.cold["hit_rate@2"] == 0.0
+    assert report.cold["hit_rate@3"] == 1 / 2
+    assert report.cold["recall@3"] == (1 + 0) / 2
+    assert report.cold["mrr@3"] == (1 / 3 + 0) / 2
+    assert report["recall@3"] == pytest.approx((1 + 0) / 2)
+    counted = [value for name, value in report.protocol.items() if "warm" in name or "cold" in name]
+    assert counted == [2, 2, 2, 1]
+    assert json.loads(report.to_json())["cold"] == dict(report.cold)
+    assert str(report).splitlines()[0].split() == ["metric", "model", "warm", "cold", "popularity"]
+    assert f"<td>{report.cold['mrr@3']:.4f}</td>" in report._repr_html_()
+
+
+def test_without_interactions_what_is_in_the_vocabulary_counts_as_seen() -> None:
+    report = sf.evaluate(Fixed(SCORES), {"user": ["u", "x", "u"], "item": ["b", "a", "zzz"]}, ITEMS, ks=(1,))
+    assert report.warm["hit_rate@1"] == 1.0
+    assert report.cold["hit_rate@1"] == 0.0
+    counted = [value for name, value in report.protocol.items() if "cold" in name]
+    assert counted == [2, 1, 1]
+    warm_alone = sf.evaluate(Fixed(SCORES), TEST, ITEMS, ks=(2,))
+    assert warm_alone.cold == {}
+    assert str(warm_alone).splitlines()[0].split() == ["metric", "model", "popularity"]
+
+
 def test_a_collapsed_model_does_not_look_good() -> None:
     report = sf.evaluate(Fixed(np.zeros((3, 4))), TEST, ITEMS, ks=(3,))
     assert report["hit_rate@3"] == 0.0

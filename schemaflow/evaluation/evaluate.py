@@ -15,6 +15,7 @@ from schemaflow.evaluation.firsts import Excluded, among, nearest, popular
 from schemaflow.evaluation.judge import Judge
 from schemaflow.evaluation.queries import codes_of, distinct_queries, positions_of, user_id_of
 from schemaflow.evaluation.report import Report
+from schemaflow.features.unseen import holding_values, seen_rows
 from schemaflow.metrics import Ints
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.rows import rows_in
@@ -59,6 +60,9 @@ def evaluate(
     averaged over a user's queries and then over users; `hit_rate@k` is the share of interactions whose item is among the
     first k; `coverage@k` is the share of the candidates that are among anybody's first k. Ties count against the
     positive. A positive that is no candidate is a miss. Explicit negatives are no positives.
+
+    `report.warm` and `report.cold` say the same of some positives each, among the same candidates: warm are those whose
+    user and item were in the interactions that the schema was fitted on, cold those of a user or item that was not.
 
     Args:
         model: A `TwoTowerModel`.
@@ -118,11 +122,15 @@ def evaluate(
             "the model's vectors are not finite, or so long that their products are not: its training diverged; lower the"
             " learning rate and train again"
         )
-    metrics = judge(nearest(queries, vectors, judge.depth, excluded))
+    new_item, new_user = ~_seen(schema, sides.item_id, items), np.zeros(len(item), bool)
+    if user_id is not None and users is not None and user_id.kind == "categorical":
+        new_user = ~_seen(schema, user_id, users)
+    cold = (new_item | new_user)[kept]
+    judged = judge(nearest(queries, vectors, judge.depth, excluded), {"warm": ~cold, "cold": cold})
     popularity: Mapping[str, float] = {}
     counts = _item_counts(schema, sides.item_id, identifiers)
     if counts is not None:
-        popularity = judge(popular(counts, positives.queries, judge.depth, excluded))
+        popularity = judge(popular(counts, positives.queries, judge.depth, excluded)).whole
     protocol = {
         "interactions": len(item),
         "queries": judge.asked,
@@ -130,10 +138,14 @@ def evaluate(
         "excluded": "nothing" if exclude is None else open_source(exclude).name,
         "positives dropped (in exclude)": int((~kept & ~refused).sum()),
         "positives that are no candidate (missed)": int((item[kept] < 0).sum()),
+        "warm positives (user and item seen in training)": int((~cold).sum()),
+        "cold positives": int(cold.sum()),
+        "cold positives, by a new item": int(new_item[kept].sum()),
+        "cold positives, by a new user": int(new_user[kept].sum()),
     }
     if sides.explicit_negative is not None:
         protocol["explicit negatives (no positives)"] = int(refused.sum())
-    return Report(metrics, popularity, protocol)
+    return Report(judged.whole, popularity, protocol, judged.parts.get("warm", {}), judged.parts.get("cold", {}))
 
 
 def _refused(source: Source, schema: Schema, sides: Sides, tables: str | Path | None) -> npt.NDArray[np.bool_]:
@@ -181,6 +193,16 @@ def _excluded(
 def _longest(vectors: Array) -> float:
     """Return the length of the longest vector, NaN or infinite where one is not finite."""
     return float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max()))
+
+
+def _seen(schema: Schema, feature: Feature, ids: pa.Array) -> npt.NDArray[np.bool_]:
+    """Tell which ids were in the interactions that the schema was fitted on, [rows] bool; in its vocabulary, without those."""
+    domain = schema.domains[feature.table]
+    holds, seen = holding_values(schema, domain), seen_rows(schema, domain)
+    rows = rows_in(domain, schema.vocabulary(feature.table), ids)
+    inside = (rows >= 0) & (rows < len(holds))
+    known = holds if seen is None else holds & seen
+    return inside & known[np.where(inside, rows, 0)]
 
 
 def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Ints | None:

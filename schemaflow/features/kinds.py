@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
-from schemaflow.features.tables import EmbeddingOptions, combiner_of
+from schemaflow.features.tables import EmbeddingOptions, combiner_of, is_dropped
 from schemaflow.layers.embedding import EmbeddingTable
 from schemaflow.schema.columns import missing_value
 from schemaflow.schema.feature import DAY, MISSING, OUT_OF_VOCABULARY, Feature, encoded_name
@@ -107,6 +107,9 @@ class CategoricalEncoder(_Numeric):
         self.combiner = combiner_of(feature, options)
         self.l2 = options.embeddings_l2_reg if table.trainable else 0.0
         self.domain = schema.domains[feature.table]
+        self.id_dropout = options.id_dropout if is_dropped(schema, feature) else 0.0
+        if self.id_dropout:
+            self.generator = keras.random.SeedGenerator()
         self.edges = schema.edges(feature) if self.domain.encoding == "buckets" else ()
         vocabulary = schema.vocabulary(feature.table)
         # lists could be compiled, but anew for each number of values that a batch happens to hold
@@ -172,8 +175,14 @@ class CategoricalEncoder(_Numeric):
         day = DAY[self.feature.time.unit]
         return moments // (day // 24) % 24 if self.feature.time.take == "hour" else (moments // day + 3) % 7
 
-    def call(self, rows: Any, weights: tf.RaggedTensor | None = None) -> tf.Tensor:
+    def call(self, rows: Any, weights: tf.RaggedTensor | None = None, training: bool = False) -> tf.Tensor:
         """Return the vectors of rows, [batch, dim]; those of a list are combined, by their weights if given."""
+        if training and self.id_dropout:
+            share = (
+                keras.random.uniform(tf.shape(rows), seed=self.generator) / self.id_dropout
+            )  # [batch], below 1: dropped
+            unknown = OUT_OF_VOCABULARY + tf.cast(share * self.domain.oov_rows, rows.dtype)
+            rows = tf.where(share < 1, unknown, rows)
         vectors = self.table(rows, combiner=self.combiner, weights=weights, jit=self.supports_jit)  # [batch, dim]
         if self.l2:
             squares = tf.reduce_sum(tf.square(tf.cast(vectors, tf.float32)), axis=-1)  # [batch]

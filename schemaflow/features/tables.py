@@ -11,6 +11,7 @@ from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.options import COMBINERS
 from schemaflow.schema.schema import Schema
+from schemaflow.schema.tags import Tags
 
 __all__ = [
     "EmbeddingOptions",
@@ -19,6 +20,7 @@ __all__ = [
     "describe_tables",
     "inferred_dim",
     "initializer_of",
+    "is_dropped",
     "table_specs",
 ]
 
@@ -39,6 +41,8 @@ class EmbeddingOptions:
         embeddings_initializers: A Keras initializer (or its name) for all tables, or by feature.
         embeddings_l2_reg: Adds this times the mean over the batch of each looked-up vector's squared length to the loss.
         combiner: How the rows of a list become one vector: mean, sum, sqrtn or max.
+        id_dropout: In training, an id that has a vocabulary is taken for one out of it with this probability, so that the
+            features beside it learn to speak for ids that were never seen.
 
     Raises:
         ConfigError: A width, the multiplier, the l2 or the combiner is not one.
@@ -46,6 +50,9 @@ class EmbeddingOptions:
     Example:
         >>> inferred_dim(1001, multiplier=2.0), inferred_dim(1001, multiplier=2.0, multiple_of_8=True)
         (12, 16)
+
+    Source:
+        Volkovs et al., "DropoutNet: addressing cold start in recommender systems", NeurIPS 2017 (id_dropout).
     """
 
     embedding_dims: Mapping[str, int] | None = None
@@ -56,6 +63,7 @@ class EmbeddingOptions:
     embeddings_initializers: Any = None
     embeddings_l2_reg: float = 0.0
     combiner: str = "mean"
+    id_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.embedding_dims, (Mapping, type(None))):
@@ -73,6 +81,8 @@ class EmbeddingOptions:
             )
         if self.embeddings_l2_reg < 0:
             problems.append(f"embeddings_l2_reg is {self.embeddings_l2_reg}; expected 0 or more")
+        if not 0 <= self.id_dropout < 1:
+            problems.append(f"id_dropout is {self.id_dropout}; expected a share of at least 0 and below 1")
         if self.combiner not in COMBINERS:
             problems.append(
                 f'unknown combiner "{self.combiner}"{suggest(self.combiner, COMBINERS)} (known: {", ".join(COMBINERS)})'
@@ -126,7 +136,8 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
     """Return the tables that a schema's categorical features need, by domain.
 
     Raises:
-        ConfigError: `options` names a feature that the schema does not have, or that has no table.
+        ConfigError: `options` names a feature that the schema does not have, or that has no table, or drops ids where none
+            has a vocabulary.
         SchemaError: A vocabulary is still to be learned, or pretrained vectors have another width than is asked for.
 
     Example:
@@ -138,6 +149,11 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
     categorical = [feature.name for feature in schema if feature.kind == "categorical"]
     initializers = options.embeddings_initializers
     named = [*(options.embedding_dims or ()), *(initializers if _by_feature(initializers) else ())]
+    if options.id_dropout and not any(is_dropped(schema, feature) for feature in schema):
+        raise ConfigError(
+            "id_dropout puts a row for what is out of the vocabulary in place of an id, and no id has one; give an id the"
+            ' key "vocabulary: learned", or leave id_dropout out'
+        )
     unknown = [
         f'embedding options name "{name}", which is no categorical feature{suggest(name, categorical)}'
         for name in named
@@ -164,6 +180,12 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
     if problems:
         raise SchemaError(*problems)
     return specs
+
+
+def is_dropped(schema: Schema, feature: Feature) -> bool:
+    """Tell whether a feature is an id that `id_dropout` is for."""
+    single = feature.kind == "categorical" and feature.has(Tags.ID) and not feature.ragged
+    return single and schema.domains[feature.table].encoding == "vocabulary"
 
 
 def initializer_of(options: EmbeddingOptions, spec: TableSpec) -> Any:

@@ -27,3 +27,7 @@ class L2Norm(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the inputs' shape."""
         return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments; without this method, Keras refuses a dtype that was given as a policy."""
+        return super().get_config()

@@ -3,9 +3,10 @@
     python benchmarks/ann.py   # some minutes, and 3 GB
 
 CANDIDATES vectors of a seeded mixture: cluster centres of standard normal coordinates, and around them noise of the same
-spread. Queries are further draws of the same mixture. The recall is the share of brute force's best ten that is found. Both
+spread. Queries are further draws of the same mixture. Recall depends on it: with more clusters than lists it is lower, 0.82
+with 5000 of them. The recall is the share of brute force's best ten that is found. Both
 run as graphs, warmed, by turns; a round is the median of several calls, each of other queries. Faiss, where it is
-installed, looks in as many lists of its own, and is here to be compared with: its bars are those of IVF.
+installed, looks in as many lists of its own, by turns with them; the details say what it takes.
 """
 
 import statistics
@@ -23,11 +24,11 @@ import schemaflow as sf
 
 __all__ = ["measure"]
 
-CANDIDATES, DIM, CLUSTERS = 1_000_000, 64, 5000
+CANDIDATES, DIM, CLUSTERS = 1_000_000, 64, 1000
 
 QUERIES = 256
 
-NPROBE = 32
+NPROBE = 24
 
 BATCHES = {1: (15, 0.1), 64: (3, 0.2)}
 """Queries of a call: how many calls a round has, and the bar."""
@@ -56,12 +57,10 @@ def measure(rounds: int = ROUNDS) -> list[Figure]:
         )
     for batch, (calls, bar) in BATCHES.items():
         times = compared({name: timed(search, queries, batch, calls) for name, search in searches.items()}, rounds)
-        slow = times.pop("brute force")
-        for name, fast in times.items():
-            ratios = [own / whole for own, whole in zip(fast, slow, strict=True)]
-            detail = f"{1e3 * statistics.median(fast):.2f} ms against {1e3 * statistics.median(slow):.1f} ms"
-            of = "a query" if batch == 1 else f"a batch of {batch}"
-            figures.append(Figure(f"{of} by {name} / by brute force", ratios, bar, False, detail))
+        ratios = [own / whole for own, whole in zip(times["IVF"], times["brute force"], strict=True)]
+        detail = ", ".join(f"{name} {1e3 * statistics.median(found):.2f} ms" for name, found in times.items())
+        of = "a query" if batch == 1 else f"a batch of {batch}"
+        figures.append(Figure(f"{of} by IVF / by brute force", ratios, bar, False, detail))
     return figures
 
 

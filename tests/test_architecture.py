@@ -20,17 +20,17 @@ FLOORS = (
     {"features"},
     {"inputs", "negatives", "tasks", "towers"},
     {"evaluation", "export", "growth"},
-    {"models"},
+    {"models", "bulk"},
     {"config"},
-    {"workflows"},
+    {"workflows", "serving"},
     {"cli"},
 )
 
 HOMES = {
     "yaml": {"schema.yaml_text"},
-    "pydantic": {"schema", "config"},
+    "pydantic": {"schema", "config", "serving"},
     "pydantic_core": {"schema.document"},
-    "pyarrow": {"schema", "data", "datasets", "evaluation", "workflows"},
+    "pyarrow": {"schema", "data", "datasets", "evaluation", "export", "bulk", "workflows", "serving"},
     "keras": {
         "features", "layers", "losses", "sampling", "optimizers", "index", "inputs", "negatives", "towers", "tasks", "models",
         "export",
@@ -41,17 +41,21 @@ HOMES = {
         "logits", "ranking", "data", "features", "layers", "losses", "sampling", "optimizers", "index", "inputs",
         "negatives", "towers",
         "tasks",
-        "evaluation", "export", "models", "cli",
+        "evaluation", "export", "models", "cli", "serving",
     },
     "numpy": {
-        "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "growth",
-        "models", "negatives", "tasks", "workflows",
+        "bulk", "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "growth",
+        "models", "negatives", "tasks", "workflows", "serving",
     },
     "merlin": {"schema.merlin"},
     "faiss": {"index.faiss"},
     "scann": {"index.scann"},
     "typer": {"cli.app"},
     "rich": {"cli"},
+    "fastapi": {"serving"},
+    "starlette": {"serving.app"},
+    "uvicorn": {"serving"},
+    "prometheus_client": {"serving"},
 }  # fmt: skip
 
 MODULES = {

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ from schemaflow.cli.terminal import Terminal
 from schemaflow.errors import ConfigError, SchemaError, SchemaFlowError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from schemaflow.schema import Feature
 
 __all__ = ["app", "main"]
@@ -50,6 +53,13 @@ DataOption = Annotated[
         "--data",
         help="The folder that holds the data, or the file of the interactions in it; else the folder in"
         " $SCHEMAFLOW_DATA, else the run file's own.",
+        show_default=False,
+    ),
+]
+TablesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder of the side tables that the schema declares; that of the file if not given.",
         show_default=False,
     ),
 ]
@@ -192,16 +202,37 @@ def train(
 def recommend(
     bundle: Annotated[Path, typer.Argument(help="An exported bundle.", show_default=False)],
     features: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(help="Raw query features, as name=value; values of a list with commas.", show_default=False),
-    ],
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="An item id that must not come back; may be given several times.", show_default=False),
+        typer.Option(
+            help="An item id that must not come back; may be given several times. With --users, the Parquet file of"
+            " interactions whose items do not come back for their user.",
+            show_default=False,
+        ),
     ] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option(help="Recommend for every row of this Parquet file, in place of one query.", show_default=False),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="The Parquet file to write, with --users.", show_default=False)
+    ] = None,
+    tables: TablesOption = None,
 ) -> None:
-    """Recommend items for one query."""
+    """Recommend items for one query, or with --users and --out for every row of a Parquet file."""
+    if users is not None:
+        if target is None or features or len(exclude or ()) > 1:
+            raise ConfigError(
+                "with --users, name the file to write with --out, no name=value, and one --exclude at most"
+            )
+        _recommend_all(bundle, users, target, k, exclude[0] if exclude else None, tables)
+        return
+    if target is not None or tables is not None:
+        raise ConfigError("--out and --tables go with --users, the Parquet file of what is asked")
     load_tensorflow_quietly()
     from rich.table import Column, Table
 
@@ -211,7 +242,7 @@ def recommend(
     recommender = Recommender.load(bundle)
     query = {feature.name: feature for feature in recommender.features}
     request: dict[str, Any] = {}
-    for argument in features:
+    for argument in features or ():
         name, equals, value = argument.partition("=")
         if name in request:
             raise ConfigError(f'feature "{name}" is given twice; the values of a list go into one, with commas')
@@ -226,6 +257,89 @@ def recommend(
     for rank, (identifier, score) in enumerate(zip(answer.identifiers[0], answer.scores[0], strict=True), start=1):
         table.add_row(str(rank), str(identifier), f"{score:.4f}")
     out.print(table)
+
+
+@app.command()
+def serve(
+    bundle: Annotated[
+        Path, typer.Argument(help="An exported bundle; a newer one in its place takes over.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="Of the model, in TensorFlow Serving's paths.")] = "model",
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8501,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 4_194_304,
+    max_rows: Annotated[int, typer.Option(min=1, help="Rows of a request.")] = 256,
+    max_k: Annotated[int, typer.Option(min=1, help="Items for each row.")] = 1000,
+    max_list: Annotated[int, typer.Option(min=1, help="Values of a list in a row.")] = 1000,
+    max_exclude: Annotated[int, typer.Option(min=1, help="Ids to exclude, or to allow, for each row.")] = 10_000,
+    max_connections: Annotated[int, typer.Option(min=1, help="Open at a time.")] = 1000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Rows that are answered in one call.")] = 64,
+    max_wait: Annotated[
+        float, typer.Option(min=0, help="Milliseconds that a request waits for others while a thread is idle.")
+    ] = 0.0,
+    threads: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 2,
+    poll: Annotated[float, typer.Option(min=0.01, help="Seconds between looks for a newer bundle.")] = 2.0,
+) -> None:
+    """Serve a bundle over HTTP: TensorFlow Serving's REST form, recommendations by raw values, and a page at /."""
+    load_tensorflow_quietly()
+    from schemaflow.serving import ServeOptions
+    from schemaflow.serving import serve as run
+
+    options = ServeOptions(
+        max_body=max_body,
+        max_rows=max_rows,
+        max_k=max_k,
+        max_list=max_list,
+        max_exclude=max_exclude,
+        max_connections=max_connections,
+        max_batch=max_batch,
+        max_wait=max_wait,
+        threads=threads,
+        poll=poll,
+    )
+    run(bundle, name, host=host, port=port, options=options)
+
+
+@app.command()
+def embed(
+    bundle: Annotated[Path, typer.Argument(help="An exported bundle.", show_default=False)],
+    table: Annotated[Path, typer.Argument(help="A Parquet file of users (queries) or items.", show_default=False)],
+    target: Annotated[Path, typer.Option("--out", help="The Parquet file to write.", show_default=False)],
+    side: Annotated[
+        str | None,
+        typer.Option(help="query or candidate; by default what the file's columns are of.", show_default=False),
+    ] = None,
+    tables: TablesOption = None,
+) -> None:
+    """Write the vectors of users (queries) or items to Parquet, such as for a vector store."""
+    load_tensorflow_quietly()
+    from schemaflow.workflows import embed as run
+
+    with _counting("embedding") as progress:
+        rows = run(bundle, table, target, side=side, tables=tables, progress=progress)
+    out.print(f"wrote {target}: {rows:,} vectors")
+
+
+def _recommend_all(bundle: Path, users: Path, target: Path, k: int, exclude: str | None, tables: Path | None) -> None:
+    load_tensorflow_quietly()
+    from schemaflow.workflows import recommend_all as run
+
+    with _counting("recommending") as progress:
+        rows = run(bundle, users, target, k=k, exclude=exclude, tables=tables, progress=progress)
+    out.print(f"wrote {target}: recommendations for {rows:,} rows")
+
+
+@contextmanager
+def _counting(what: str) -> "Iterator[Callable[[int, int], None]]":
+    """Give a function that shows on the terminal how many rows are done, and of how many."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    terminal = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, rows: bar.update(task, completed=done, total=rows)
 
 
 @app.command()
@@ -277,9 +391,9 @@ def _train(config: Any, data: Path | None, bundle: Path | None) -> None:
 def _print_report(title: str, report: Any) -> None:
     from rich.table import Table
 
-    table = Table("metric", "model", "popularity", title=title, title_justify="left")
-    for name, value in report.items():
-        table.add_row(name, f"{value:.4f}", f"{report.popularity[name]:.4f}" if name in report.popularity else "-")
+    table = Table("metric", *report.columns, title=title, title_justify="left")
+    for row in report.rows():
+        table.add_row(*row)
     out.print(table)
     out.print(", ".join(f"{name}: {value}" for name, value in report.protocol.items()))
 

@@ -249,6 +249,8 @@ def test_every_key_of_a_run_has_its_consequence(workplace: Path) -> None:  # noq
     assert sized.item_tower.encoder.encoders["genres"].combiner == "max"
     named = build("infer_embedding_sizes: true", "embedding_dims: {user_id: 3}")[0]
     assert named.query_tower.encoder.encoders["user_id"].table.dim == 3
+    dropped = build("infer_embedding_sizes: true", "id_dropout: 0.25")[0].query_tower.encoder.encoders["user_id"]
+    assert dropped.id_dropout == 0.25
     block = build(
         "dimensions: [8], normalization: layer_norm",
         "dimensions: [8, 8], activation: tanh, final_activation: gelu, dropout: 0.5, residual: true",

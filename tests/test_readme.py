@@ -44,6 +44,17 @@ def test_the_training_of_the_readme_runs(data: sf.datasets.DataFolder, schema: s
     assert shown.history["val_factorized_top_k/hit_rate@10"][0] > 0
 
 
+def test_the_serving_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(block("<!-- serving -->"), names)
+    recommender, (row,) = names["recommender"], names["found"].identifiers  # type: ignore[attr-defined]
+    items = recommender.describe(row)  # type: ignore[attr-defined]
+    assert len(row) == 5
+    assert "i00001" not in row
+    assert all(item["price"] < 20 for item in items)
+
+
 def test_the_schema_is_one(tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text(block("## The schema\n"), encoding="utf-8")
     assert len(sides_of(sf.Schema.from_yaml(tmp_path / "shop.yaml")).query) == 5

@@ -66,7 +66,7 @@ def test_a_judge_says_what_the_definitions_say(world: tuple[Array, Array, Array,
     scores = np.where(out, -np.inf, queries @ items.T)
     ks = (1, k + 1)
     judged = Judge(query, item, np.arange(q), n, ks)
-    found = judged(nearest(queries, items, judged.depth, Excluded(np.flatnonzero(out), n))).metrics
+    found = judged(nearest(queries, items, judged.depth, Excluded(np.flatnonzero(out), n))).whole
 
     ranks = np.where(item < 0, 10**9, ranks_of(scores, query, item))
     for each in ks:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
-from schemaflow.index.base import NONE, Arranged, Index
+from schemaflow.index.base import NONE, Arranged, Index, check_count
 from schemaflow.index.brute_force import exact
 from schemaflow.index.outside import eager_only, missing
 from schemaflow.registry import register
@@ -66,8 +66,8 @@ class Faiss(Index):
             raise ConfigError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
         numbers = {"num_lists": num_lists, "nprobe": nprobe, "neighbors": neighbors, "ef_search": ef_search}
         for name, value in numbers.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+            if value is not None:
+                check_count(name, value)
         try:
             import faiss
         except Exception as reason:

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from schemaflow.errors import ConfigError
-from schemaflow.index.base import NONE, Arranged, Index
+from schemaflow.index.base import NONE, Arranged, Index, check_count
 from schemaflow.index.brute_force import exact
 from schemaflow.index.outside import eager_only, missing
 from schemaflow.registry import register
@@ -64,8 +63,8 @@ class ScaNN(Index):
     ) -> None:
         super().__init__(query_model, k, **kwargs)
         for name, value in {"num_lists": num_lists, "nprobe": nprobe, "rescored": rescored}.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+            if value is not None:
+                check_count(name, value)
         try:
             from scann import scann_ops_pybind
         except Exception as reason:  # beside another TensorFlow it is TensorFlow's NotFoundError

@@ -46,13 +46,13 @@ class Inputs:
     Args:
         schema: Knows the features.
         sides: The towers' features, the weight and the mark of explicit negatives.
-        targets: What the tasks predict.
+        beside: What terms of the loss read beside the towers' features.
         encoders: Of the query tower and the item tower.
     """
 
     schema: Schema
     sides: Sides
-    targets: Sequence[Feature]
+    beside: Sequence[Feature]
     encoders: tuple[FeatureEncoder, FeatureEncoder]
 
     def dataset(
@@ -84,8 +84,8 @@ class Inputs:
             return self._encoded(x)
         features = [*self.sides.query, *self.sides.item]
         if judged:
-            beside = (self.sides.weight, self.sides.explicit_negative, *self.targets)
-            features += [feature for feature in beside if feature is not None]
+            roles = (self.sides.weight, self.sides.explicit_negative)
+            features += [*(it for it in roles if it is not None), *self.sides.valued, *self.beside]
         return read_parquet(
             x,
             self.schema,
@@ -93,7 +93,7 @@ class Inputs:
             shuffle=seed is not None,
             seed=seed,
             tables=tables,
-            features=[feature.name for feature in features],
+            features=list(dict.fromkeys(feature.name for feature in features)),
         )
 
     def _encoded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -140,6 +140,21 @@ class Inputs:
                 f'feature "{feature.name}" is missing from the dataset, and the loss needs it: a target, a weight or a mark of negatives'
             )
         return values
+
+    def worth(self, x: Tensors, weights: tf.Tensor | None) -> tf.Tensor | None:
+        """Return how much each row counts as a positive, [batch] float32: `weight * max(0, sum_t value_t label_t)`.
+
+        0 for explicit negatives; None where all rows count alike.
+        """
+        worth = weights
+        if self.sides.explicit_negative is not None:  # its item is a candidate, but it has no positive of its own
+            positive = tf.cast(self.column(self.sides.explicit_negative, x) == 0, tf.float32)
+            worth = positive if worth is None else worth * positive
+        if self.sides.valued:
+            labels = ((it.value, tf.cast(self.column(it, x), tf.float32)) for it in self.sides.valued)
+            value = tf.nn.relu(tf.add_n([value * label for value, label in labels]))
+            worth = value if worth is None else worth * value
+        return worth
 
     def weights(self, x: Tensors, given: tf.Tensor | None) -> tf.Tensor | None:
         """Return each row's weight in the loss, [batch]: that of the schema's feature, times what Keras was given."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +25,28 @@ from schemaflow.features.unseen import UnseenRows
 from schemaflow.growth import Held, carry_over, keep_frozen, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce, Index
 from schemaflow.inputs import Epochs, Inputs, refuse_arguments
+from schemaflow.items import AllItems
 from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
 from schemaflow.negatives import Negatives, correction_of, samplers_of
 from schemaflow.optimizers import LossScaleOptimizer, optimizer_of
 from schemaflow.registry import register
-from schemaflow.sampling import Sampler
+from schemaflow.sampling import Candidates, Sampler
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import Source, TableLike
 from schemaflow.schema.tags import Tags, is_side, parse_tag
-from schemaflow.tasks import RetrievalTask, TargetTask, refuse_twins
+from schemaflow.tasks import Debiasing, RetrievalTask, Step, Task, bound, refuse_twins
 from schemaflow.towers import Tower, fresh_copy
 
 __all__ = ["TwoTowerModel"]
 
-Task = RetrievalTask | TargetTask
-"""What `prediction_tasks` holds."""
-
 L2_TEMPERATURE = 0.07
 """Where a learned temperature begins for vectors of length one, whose scores end at 1."""
+
+QUERY_INPUTS = "query_inputs"
+"""The key of what the query tower's block is given, among what a model that has use for it returns when it is called."""
 
 EMBED_ROWS = 4096
 """Rows that become vectors at a time."""
@@ -77,8 +80,13 @@ class TwoTowerModel(keras.Model):
             probability of being sampled, by the schema's item counts, or without them by a `StreamingFrequency`, which
             can be given itself; "exclude_positive" does not correct the positive, which is not sampled; None corrects
             nothing. `known_positives`: interactions, or the name of a list feature of the query, whose items are no
-            negatives of their user. `l2_normalize`: both towers end in vectors of length one. `name`, `dtype`: as for any
-            Keras model.
+            negatives of their user. `l2_normalize`: both towers end in vectors of length one. `debiasing`: one or several
+            `Debiasing`, whose weights the retrieval loss multiplies a row's worth with. `name`, `dtype`: as for any Keras
+            model.
+
+    Targets with a `value` in the schema say what a row is worth to the retrieval loss, which is then the mean of the rows'
+    losses weighted by `max(0, sum_t value_t label_t)`: a row worth nothing has no positive, and its item is a negative of
+    the others; a batch worth nothing has a loss of 0. No gradient passes through these weights.
 
     Raises:
         SchemaError: The schema lacks a tower's features, an item id, vocabularies or a task's target.
@@ -122,7 +130,17 @@ class TwoTowerModel(keras.Model):
     ) -> None:
         correction, l2_normalize = correction_of(kwargs.pop("correction", "log_q")), kwargs.pop("l2_normalize", False)
         candidates, known_positives = kwargs.pop("candidates", None), kwargs.pop("known_positives", None)
-        known = ("candidates", "correction", "dtype", "known_positives", "l2_normalize", "name", "trainable")
+        debiasing = _listed(kwargs.pop("debiasing", ()))
+        known = (
+            "candidates",
+            "correction",
+            "debiasing",
+            "dtype",
+            "known_positives",
+            "l2_normalize",
+            "name",
+            "trainable",
+        )
         if unknown := [name for name in kwargs if name not in known]:
             raise ConfigError(
                 *(
@@ -181,12 +199,9 @@ class TwoTowerModel(keras.Model):
                 "loss and logits_temperature configure the default RetrievalTask; with prediction_tasks, set them in a RetrievalTask there"
             )
         else:
-            given: Any = prediction_tasks
-            tasks = list(given) if isinstance(given, (list, tuple)) else [given]
-        self._add_tasks(tasks)
-        if self.retrieval is None:
-            _refuse_unused(samplers=samplers or None, known_positives=known_positives, candidates=candidates)
-        self._add_negatives(samplers_of(samplers), correction, candidates, known_positives)
+            tasks = _listed(prediction_tasks)
+        self._add_terms(tasks, debiasing)
+        self._add_negatives(samplers, correction, candidates, known_positives)
         # traced once for each side; a lambda in the loop would be traced at each call
         self._encode_query = tf.function(
             lambda batch: tf.cast(self.query_tower(batch), tf.float32), reduce_retracing=True
@@ -196,30 +211,45 @@ class TwoTowerModel(keras.Model):
         )
         self.built = True
 
-    def _add_tasks(self, tasks: list["Task"]) -> None:
-        """Take the tasks, and the targets of those that have one."""
+    def _add_terms(self, tasks: list[Task], debiasing: list[Debiasing]) -> None:
+        """Take the terms of the loss, and the features that they read beside the towers'."""
         if not tasks or not all(isinstance(task, Task) for task in tasks):
             raise ConfigError(
                 f"prediction_tasks is {tasks!r}; expected a RetrievalTask, a RegressionTask, …, or a list"
             )
+        if wrong := [it for it in debiasing if not isinstance(it, Debiasing)]:
+            raise ConfigError(f"debiasing holds {wrong[0]!r}; expected PositionDebiasing(), …, or a list of them")
         retrieval = [task for task in tasks if isinstance(task, RetrievalTask)]
         if len(retrieval) > 1:
             raise ConfigError(f"prediction_tasks holds {len(retrieval)} RetrievalTasks; expected one at most")
-        self.tasks = tasks
+        self.tasks, self.debiasing = tasks, debiasing
         self.retrieval = retrieval[0] if retrieval else None
-        self._predicted = [(task, task.bind(self.schema)) for task in tasks if isinstance(task, TargetTask)]
-        refuse_twins([task for task, _ in self._predicted])
-        both = self.retrieval is not None and self._predicted  # else the loss is the one task's
-        self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if both else None
-        probe = tf.zeros((2, self.query_tower.dim))
-        for task, _ in self._predicted:
-            task(probe, probe)
+        beside = bound([*tasks, *debiasing], self.schema, self.sides)
+        refuse_twins([*tasks, *debiasing])
+        several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
+        self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
         encoders = (self.query_tower.encoder, self.item_tower.encoder)
-        self._inputs = Inputs(self.schema, self.sides, [target for _, target in self._predicted], encoders)
+        self._inputs = Inputs(self.schema, self.sides, beside, encoders)
+        self._reads_inputs = any(task.reads_inputs for task in tasks)
+        probe = tf.zeros((2, self.query_tower.dim))
+        inputs = tf.zeros((2, self.query_tower.encoder.width))
+        for task in tasks:
+            task.predictions(probe, probe, inputs)  # makes the weights of those that predict
 
-    def _add_negatives(self, samplers: list[Sampler], correction: Any, candidates: Any, known_positives: Any) -> None:
-        """Take what the retrieval task is trained against."""
+    def _add_negatives(
+        self, given: Sequence[Sampler | str], correction: Any, candidates: Any, known_positives: Any
+    ) -> None:
+        """Take what the retrieval task is trained against, and all items for the tasks that reach for them."""
         schema, sides = self.schema, self.sides
+        reaching = any(task.needs_items for task in self.tasks)
+        if self.retrieval is None:
+            unused = {
+                "samplers": given or None,
+                "known_positives": known_positives,
+                "debiasing": self.debiasing or None,
+            }
+            _refuse_unused(**unused, candidates=None if reaching else candidates)
+        samplers = samplers_of(given)
         metrics = [] if self.retrieval is None else self.retrieval.factorized_metrics
         tables = [metric.candidates for metric in metrics if metric.needs_encoding and metric.candidates is not None]
         if candidates is not None and tables:
@@ -227,13 +257,18 @@ class TwoTowerModel(keras.Model):
         if len(tables) > 1:
             raise ConfigError("several FactorizedTopK are given candidates; pass candidates= to the model instead")
         table = tables[0] if tables else candidates
-        wanted = any(sampler.needs_catalogue for sampler in samplers) or any(it.needs_encoding for it in metrics)
+        wanted = reaching or any(it.needs_catalogue for it in samplers) or any(it.needs_encoding for it in metrics)
         self._holds_table = table is not None  # else the catalogue is the schema's vocabulary, and grows with it
         self.catalogue: ItemCatalogue | None = None
         if isinstance(table, ItemCatalogue):
             self.catalogue = table
         elif wanted or table is not None:
             self.catalogue = read_catalogue(table, schema, sides)
+        self._items = (
+            AllItems(self.catalogue, lambda at: self._embed_items(at, True), self.item_tower.dim)
+            if reaching and self.catalogue is not None
+            else None
+        )
         self.known_in = history_named(known_positives, sides)
         self.known_positives: KnownPositives | None = None
         if isinstance(known_positives, KnownPositives):
@@ -256,60 +291,68 @@ class TwoTowerModel(keras.Model):
             inputs: The features of both sides, raw or encoded.
             training: Reaches the towers' layers through Keras.
         """
-        query, candidate = self.query_tower(inputs), self.item_tower(inputs)
+        query_inputs = self.query_tower.inputs_of(inputs)
+        query, candidate = self.query_tower.body(query_inputs), self.item_tower(inputs)
         outputs = {"query": query, "candidate": candidate, "score": tf.reduce_sum(query * candidate, axis=-1)}
+        if self._reads_inputs:
+            outputs[QUERY_INPUTS] = query_inputs
         if not training:  # where the loss asks the tasks itself, once
-            outputs |= {task.name: task(query, candidate) for task, _ in self._predicted}
+            for task in self.tasks:
+                outputs |= task.predictions(query, candidate, query_inputs)
         return outputs
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
-        """Return the tasks' losses by their weights, and the regularization's."""
-        weights = self._inputs.weights(x, sample_weight)
-        pair = y_pred["query"], y_pred["candidate"]
-        losses = [
-            task.loss_weight
-            * task.compute(self._inputs.column(target, x), *pair, sample_weight=weights, training=training)
-            for task, target in self._predicted
-        ]
+        """Return the tasks' losses by their weights, those of debiasing, and the regularization's."""
+        step = self._step(x, y_pred, sample_weight, training)
+        worth, losses = step.worth, []
+        for term in self.debiasing:
+            weights, loss = term.debias(step)
+            weights = tf.stop_gradient(weights)
+            worth = weights if worth is None else worth * weights
+            losses.append(loss)
+        step = replace(step, worth=worth)
+        beyond = [task for task in self.tasks if task is self.retrieval or task.needs_items]
+        losses += [task.loss_weight * task.loss_in(step) for task in self.tasks if task not in beyond]
         # taken before the item tower sees other items, for Keras forgets them then
-        regularization = [tf.cast(it, tf.float32) for it in self.losses]
-        if self.retrieval is not None:
-            own = self._retrieval_loss(self.retrieval, x, *pair, weights, training)
-            if self._retrieval_mean is not None:
-                self._retrieval_mean.update_state(own, sample_weight=tf.shape(pair[0])[0])
-            losses.append(self.retrieval.loss_weight * own)
-        return tf.add_n([*losses, *regularization])
+        losses += [tf.cast(it, tf.float32) for it in self.losses]
+        for task in beyond:
+            loss = task.loss_in(step)
+            if task is self.retrieval and self._retrieval_mean is not None:
+                self._retrieval_mean.update_state(loss, sample_weight=tf.shape(step.query)[0])
+            losses.append(task.loss_weight * loss)
+        return tf.add_n(losses)
 
-    def _retrieval_loss(
-        self,
-        task: RetrievalTask,
-        x: Tensors,
-        query: tf.Tensor,
-        candidate: tf.Tensor,
-        weights: tf.Tensor | None,
-        training: bool,
-    ) -> tf.Tensor:
-        encoder = self.item_tower.encoder
-        ids = tf.cast(encoder.rows(self.sides.item_id.name, x), tf.int64)  # [batch]
+    def _step(self, x: Tensors, outputs: Mapping[str, tf.Tensor], sample_weight: Any, training: bool) -> Step:
+        """Return what terms read of a batch."""
+        candidate = outputs["candidate"]
+        ids = tf.cast(self.item_tower.encoder.rows(self.sides.item_id.name, x), tf.int64)  # [batch]
+        weights = self._inputs.weights(x, sample_weight)
 
-        def embed(positions: tf.Tensor) -> tf.Tensor:
-            assert self.catalogue is not None, "positions are of a catalogue"
-            return self.item_tower(self.catalogue.features(positions), training=training)
+        def sampled() -> Candidates:
+            embed = partial(self._embed_items, training=training)
+            return self.negatives.of(candidate, ids, embed, training, compact=not self.jit_compile)
 
-        candidates = self.negatives.of(candidate, ids, embed, training, compact=not self.jit_compile)
-        if self.sides.explicit_negative is not None:  # its item is a candidate, but it has no positive of its own
-            positive = tf.cast(self._inputs.column(self.sides.explicit_negative, x) == 0, tf.float32)
-            weights = positive if weights is None else weights * positive
-        return task.compare(
-            query,
-            candidate,
-            candidates,
-            known=self._known(x),
-            sample_weight=weights,
-            compute_metrics=not training or task.metrics_in_training,
+        return Step(
+            inputs=x,
+            query=outputs["query"],
+            query_inputs=outputs.get(QUERY_INPUTS),
+            candidate=candidate,
+            ids=ids,
+            weights=weights,
+            worth=self._inputs.worth(x, weights),
+            training=training,
+            column=partial(self._inputs.column, x=x),
+            sampled=sampled,
+            known=partial(self._known, x),
+            items=self._items,
         )
+
+    def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:
+        """Return the vectors of items at positions of the catalogue, [n, dim]."""
+        assert self.catalogue is not None, "positions are of a catalogue"
+        return self.item_tower(self.catalogue.features(positions), training=training)
 
     def _known(self, x: Tensors) -> tf.RaggedTensor | None:
         """Return the items that are no negatives of a row, [batch, None] int64."""
@@ -444,27 +487,31 @@ class TwoTowerModel(keras.Model):
             self._ranks = before
 
     def _prepare_epoch(self) -> None:
-        if self.retrieval is not None and self.retrieval.metrics_in_training:
+        if self._items is not None or (self.retrieval is not None and self.retrieval.metrics_in_training):
             self.encode_candidates()
 
     def encode_candidates(self) -> None:
-        """Give the metrics that rank the whole catalogue its vectors, as they are now."""
+        """Give the metrics and tasks that look at the whole catalogue its vectors, as they are now."""
         waiting = (
             [] if self.retrieval is None else [it for it in self.retrieval.factorized_metrics if it.needs_encoding]
         )
-        if not waiting or self.catalogue is None:
+        if self.catalogue is None or not (waiting or self._items):
             return
         starts = range(0, self.catalogue.size, EMBED_ROWS)
         positions = (np.arange(it, min(it + EMBED_ROWS, self.catalogue.size)) for it in starts)
-        vectors = [self._encode_candidate(self.catalogue.features(tf.constant(it))) for it in positions]
+        found = [self._encode_candidate(self.catalogue.features(tf.constant(it))) for it in positions]
+        vectors = tf.concat(found, axis=0)
+        if self._items is not None:
+            self._items.take(vectors)
         for metric in waiting:
-            metric.set_candidates(tf.concat(vectors, axis=0), self.catalogue.identifiers)
+            metric.set_candidates(vectors, self.catalogue.identifiers)
 
     def predict(self, x: Any, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any) -> dict[str, Array]:
         """Return `query`, `candidate` and `score` of each row, and what each task predicts, by its name."""
         dataset = self._inputs.dataset(x, batch_size, tables, judged=False)
         with data_errors():
-            return super().predict(dataset, **kwargs)
+            found = super().predict(dataset, **kwargs)
+        return {name: values for name, values in found.items() if name != QUERY_INPUTS}
 
     # -- vectors and recommendations ------------------------------------------------------------------------------
 
@@ -671,6 +718,7 @@ class TwoTowerModel(keras.Model):
             "embedding_options": options_config(self.embedding_options),
             "post": None if self.post is None else serialize(self.post),
             "prediction_tasks": [serialize(task) for task in self.tasks],
+            "debiasing": [serialize(term) for term in self.debiasing],
             "samplers": [] if self.retrieval is None else [serialize(it) for it in self.negatives.samplers],
             "correction": serialize(self.correction),
             "candidates": serialize(self.catalogue) if self._holds_table else None,
@@ -691,7 +739,7 @@ class TwoTowerModel(keras.Model):
     def _arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the constructor's arguments from a config."""
         made = keras.saving.deserialize_keras_object
-        objects = ("dtype", "prediction_tasks", "correction", "candidates", "known_positives")
+        objects = ("dtype", "prediction_tasks", "debiasing", "correction", "candidates", "known_positives")
         rebuilt = {key: made(config[key]) for key in objects}
         rebuilt |= {key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post", "samplers")}
         if rebuilt["item_tower"] is None:
@@ -707,6 +755,10 @@ class TwoTowerModel(keras.Model):
             "schema": Schema.from_config(config["schema"]),
             "embedding_options": options_from_config(config["embedding_options"]),
         }
+
+
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def _refuse_unused(**given: Any) -> None:

@@ -84,19 +84,31 @@ class Tower(keras.layers.Layer):
         Raises:
             ConfigError: A feature is not among the inputs, or they are no dict where the tower has several.
         """
+        return self.body(self.inputs_of(inputs))
+
+    def inputs_of(self, inputs: Tensors | tf.Tensor) -> tf.Tensor:
+        """Return the features' vectors side by side, what the block is given, [batch, width].
+
+        Args:
+            inputs: As in `call`.
+
+        Raises:
+            ConfigError: As in `call`.
+        """
         if not isinstance(inputs, Mapping):
             if len(self.features) > 1:
                 names = ", ".join(feature.name for feature in self.features)
                 raise ConfigError(f"{self.name}: the inputs are no dict of features; expected one of {names}")
             inputs = {self.features[0].name: inputs}
-        return self._body(self.encoder(inputs))
+        return self.encoder(inputs)
 
     def assume_encoded(self) -> None:
         """Let XLA compile the tower: what it cannot compile is the encoding of raw values."""
         for layer in (self, self.encoder, *self.encoder.encoders.values()):
             layer.supports_jit = True
 
-    def _body(self, vectors: tf.Tensor) -> tf.Tensor:
+    def body(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Return what the block and the layers after it make of the features' vectors, [batch, width] -> [batch, dim]."""
         for layer in (self.block, *self.post):
             vectors = layer(vectors)
         return vectors
@@ -105,7 +117,7 @@ class Tower(keras.layers.Layer):
         """Return the width of what the block gives; called once, a block of the user's has made all its weights."""
         name, width = type(self.block).__name__, self.encoder.width
         try:
-            vectors = self._body(tf.zeros((2, width), self.compute_dtype))
+            vectors = self.body(tf.zeros((2, width), self.compute_dtype))
         except SchemaFlowError:
             raise
         except (ValueError, tf.errors.InvalidArgumentError) as error:

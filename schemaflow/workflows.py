@@ -20,7 +20,7 @@ from schemaflow.errors import ConfigError, DataError
 from schemaflow.evaluation import NothingToFindError, Report, evaluate
 from schemaflow.export import Recommender, check_target
 from schemaflow.layers.mlp import MLPBlock
-from schemaflow.models import Task, TwoTowerModel
+from schemaflow.models import TwoTowerModel
 from schemaflow.optimizers import optimizer_of
 from schemaflow.registry import lookup
 from schemaflow.schema.feature import Feature
@@ -28,7 +28,7 @@ from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import sides_of, tower_tags
 from schemaflow.schema.sources import Source, open_source
 from schemaflow.schema.tags import Tags
-from schemaflow.tasks import RetrievalTask, TargetTask
+from schemaflow.tasks import RetrievalTask, Task
 
 __all__ = ["Run", "embed", "recommend_all", "recommend_in_fresh_process", "train"]
 
@@ -205,7 +205,7 @@ def _task(towers: TowersConfig, task: TaskConfig) -> Task:
             loss_weight=task.loss_weight,
         )
     block = None if task.dimensions is None else MLPBlock(task.dimensions, final_activation="relu")
-    made: TargetTask = lookup("task", task.kind)(target=task.target, block=block, loss_weight=task.loss_weight)
+    made: Task = lookup("task", task.kind)(target=task.target, block=block, loss_weight=task.loss_weight)
     return made
 
 

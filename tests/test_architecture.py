@@ -18,7 +18,7 @@ FLOORS = (
     {"schema", "logits", "metrics", "ranking"},
     {"data", "datasets", "layers", "losses", "sampling", "optimizers", "index"},
     {"features"},
-    {"inputs", "negatives", "tasks", "towers"},
+    {"inputs", "items", "negatives", "tasks", "towers"},
     {"evaluation", "export", "growth"},
     {"models", "bulk"},
     {"config"},
@@ -39,7 +39,7 @@ HOMES = {
     },
     "tensorflow": {
         "logits", "ranking", "data", "features", "layers", "losses", "sampling", "optimizers", "index", "inputs",
-        "negatives", "towers",
+        "items", "negatives", "towers",
         "tasks",
         "evaluation", "export", "models", "cli", "serving",
     },

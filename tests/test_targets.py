@@ -10,7 +10,9 @@ import tensorflow as tf
 
 import schemaflow as sf
 from schemaflow.errors import ConfigError, DataError, SchemaError
-from schemaflow.tasks.targets import TargetTask, refuse_twins
+from schemaflow.schema.sides import sides_of
+from schemaflow.tasks.targets import TargetTask
+from schemaflow.tasks.terms import bound, refuse_twins
 
 ROWS, USERS, ITEMS = 4000, 40, 30
 
@@ -25,6 +27,7 @@ def schema_of(*targets: dict[str, Any]) -> sf.Schema:
 
 RATING = {"name": "rating", "tags": ("target", "regression")}
 CLICK = {"name": "click", "dtype": "int8", "tags": ("target", "binary")}
+SIDES = sides_of(schema_of(RATING))
 
 
 @pytest.fixture(scope="module")
@@ -175,23 +178,23 @@ def test_dropout_in_the_block_is_for_training() -> None:
 
 def test_the_target_comes_from_the_tags_or_by_name() -> None:
     schema = schema_of(RATING, CLICK, {"name": "price"})
-    assert sf.RegressionTask().bind(schema).name == "rating"
-    assert sf.BinaryClassificationTask().bind(schema).name == "click"
+    assert sf.RegressionTask().target_of(schema).name == "rating"
+    assert sf.BinaryClassificationTask().target_of(schema).name == "click"
     merlin = schema_of({"name": "bought", "dtype": "int8", "tags": ("binary_classification", "target")})
     assert sf.BinaryClassificationTask().target_of(merlin).name == "bought"
     task = sf.RegressionTask("price", name="paid")
-    assert task.bind(schema).name == "price"
+    assert [it.name for it in bound([task], schema, SIDES)] == ["price"]
     assert task.name == "paid"
     assert [metric.name for metric in task.metrics] == ["paid/loss", "paid/rmse"]
     unnamed = sf.RegressionTask()
-    unnamed.bind(schema)
+    unnamed.bind(schema, SIDES)
     assert [unnamed.name, *(metric.name for metric in unnamed.metrics)] == ["rating", "rating/loss", "rating/rmse"]
 
 
 def test_a_bound_task_is_the_same_again_from_its_config() -> None:
     own = keras.metrics.MeanAbsoluteError(name="off by")
     task = sf.RegressionTask(None, sf.MLPBlock([3]), keras.losses.Huber(2.0), [own], 0.25)
-    task.bind(schema_of(RATING))
+    task.bind(schema_of(RATING), SIDES)
     again = sf.RegressionTask.from_config(task.get_config())
     assert again.get_config() == task.get_config()
     assert (again.target, again.name, again.loss_weight) == ("rating", "rating", 0.25)
@@ -221,13 +224,13 @@ def test_tasks_that_cannot_be(planted: dict[str, np.ndarray]) -> None:
         (ConfigError, "loss_weight is -1", lambda: sf.RetrievalTask(loss_weight=-1)),
         (ConfigError, "loss_weight is nan", lambda: sf.BinaryClassificationTask(loss_weight=float("nan"))),
         (ConfigError, 'cannot be named "score"', lambda: sf.RegressionTask("score")),
-        (ConfigError, 'cannot be named "loss"', lambda: sf.RegressionTask().bind(lost)),
+        (ConfigError, 'cannot be named "loss"', lambda: sf.RegressionTask().bind(lost, SIDES)),
         (ConfigError, 'cannot be named "query"', lambda: sf.RegressionTask("rating", name="query")),
-        (SchemaError, 'found "rating" and "stars"; name one of them: RegressionTask\\(target="…"\\)', lambda: sf.RegressionTask().bind(both)),
-        (SchemaError, "found none; tag one \\[target, binary\\]", lambda: sf.BinaryClassificationTask().bind(lost)),
-        (SchemaError, 'no feature "ratings"; did you mean "rating"', lambda: sf.RegressionTask("ratings").bind(both)),
-        (SchemaError, '"user" is categorical of dtype int64; expected one number', lambda: sf.RegressionTask("user").bind(both)),
-        (SchemaError, '"visit" is value of dtype string', lambda: sf.BinaryClassificationTask("visit").bind(text)),
+        (SchemaError, 'found "rating" and "stars"; name one of them: RegressionTask\\(target="…"\\)', lambda: sf.RegressionTask().bind(both, SIDES)),
+        (SchemaError, "found none; tag one \\[target, binary\\]", lambda: sf.BinaryClassificationTask().bind(lost, SIDES)),
+        (SchemaError, 'no feature "ratings"; did you mean "rating"', lambda: sf.RegressionTask("ratings").bind(both, SIDES)),
+        (SchemaError, '"user" is categorical of dtype int64; expected one number', lambda: sf.RegressionTask("user").bind(both, SIDES)),
+        (SchemaError, '"visit" is value of dtype string', lambda: sf.BinaryClassificationTask("visit").bind(text, SIDES)),
         (ConfigError, 'have the target "rating": RegressionTask and RegressionTask', lambda: refuse_twins([one, two])),
         (ConfigError, 'have the name "one"', lambda: refuse_twins([one, sf.RegressionTask("stars", name="one")])),
         (ConfigError, "expected one at most", lambda: sf.TwoTowerModel(fitted, block, prediction_tasks=[sf.RetrievalTask(), sf.RetrievalTask()])),

@@ -196,7 +196,7 @@ def test_explicit_negatives_are_columns_without_a_row_of_their_own() -> None:
     table = {**EVENTS, "disliked": [0, 1, 0, 0, 0, 0, 0, 0]}
     assert np.isfinite(model.fit(table, batch_size=4, verbose=0).history["loss"][0])
     report = sf.evaluate(model, table, {"item": list(range(ITEMS))}, ks=[1])
-    assert report.protocol["explicit negatives (no positives)"] == 1
+    assert report.protocol["no positives, by disliked"] == 1
     assert (
         report["recall@1"]
         == sf.evaluate(

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from schemaflow.data.encode import Array, Lists
 from schemaflow.data.join import as_side_table, read_ids, read_table, refuse_repeated
+from schemaflow.data.positives import are_positives, telling
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.evaluation.firsts import Excluded, among, nearest, popular
 from schemaflow.evaluation.judge import Judge
@@ -21,7 +22,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.rows import rows_in
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
-from schemaflow.schema.sources import Source, TableLike, open_source
+from schemaflow.schema.sources import TableLike, open_source
 
 __all__ = ["NothingToFindError", "TwoTowers", "evaluate"]
 
@@ -94,7 +95,8 @@ def evaluate(
     users = None if user_id is None or user_id.source not in source.columns else read_ids(source, user_id)
     user_of_query = positives.users_of(users)
     excluded = Excluded(np.empty(0, np.int64), len(identifiers))
-    refused = _refused(source, schema, sides, tables)
+    told = [it.name for it in telling(sides, source.columns)]
+    refused = ~are_positives(sides, read_table(source, schema, tables, told) if told else {}, source.rows)
     kept = ~refused
     if exclude is not None:
         if user_id is None or users is None:
@@ -106,11 +108,7 @@ def evaluate(
         excluded, dropped = _excluded(*pairs, identifiers, user_of_query, positives.query, items)
         kept &= ~dropped
     if not kept.any():
-        why = (
-            "are also in exclude"
-            if exclude is not None
-            else f"are marked by {sides.explicit_negative and sides.explicit_negative.name}"
-        )
+        why = "are also in exclude" if exclude is not None else f"are none by {' and '.join(told)}"
         raise NothingToFindError(f"{source.name}: no positive is left to find: all {len(kept)} {why}")
     judge = Judge(positives.query[kept], item[kept], codes_of(user_of_query), len(identifiers), tuple(sorted(set(ks))))
 
@@ -143,17 +141,9 @@ def evaluate(
         "cold positives, by a new item": int(new_item[kept].sum()),
         "cold positives, by a new user": int(new_user[kept].sum()),
     }
-    if sides.explicit_negative is not None:
-        protocol["explicit negatives (no positives)"] = int(refused.sum())
+    if told:
+        protocol[f"no positives, by {' and '.join(told)}"] = int(refused.sum())
     return Report(judged.whole, popularity, protocol, judged.parts.get("warm", {}), judged.parts.get("cold", {}))
-
-
-def _refused(source: Source, schema: Schema, sides: Sides, tables: str | Path | None) -> npt.NDArray[np.bool_]:
-    """Tell which interactions are explicit negatives, [rows] bool."""
-    mark = sides.explicit_negative
-    if mark is None or mark.source not in source.columns:
-        return np.zeros(source.rows, bool)
-    return np.asarray(read_table(source, schema, tables, [mark.name])[mark.name]) == 1
 
 
 def _excluded(

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from schemaflow.data.encode import Array, Lists
 from schemaflow.data.join import read_table
+from schemaflow.data.positives import are_positives, telling
 from schemaflow.errors import ConfigError, suggest
 from schemaflow.registry import register
 from schemaflow.schema.feature import Feature
@@ -84,14 +85,12 @@ def read_known_positives(table: TableLike, schema: Schema, sides: Sides) -> Know
         DataError: A column is missing.
     """
     user = user_id(sides)
-    negative = sides.explicit_negative
-    names = [user.name, sides.item_id.name] + ([] if negative is None else [negative.name])
+    names = [user.name, sides.item_id.name, *(it.name for it in telling(sides))]
     columns: Mapping[str, Array | Lists] = read_table(table, schema, names=names)
     users, items = np.asarray(columns[user.name]), np.asarray(columns[sides.item_id.name])
     domains = schema.domains
     told = (users >= domains[user.table].reserved) & (items >= domains[sides.item_id.table].reserved)
-    if negative is not None:
-        told &= np.asarray(columns[negative.name]) == 0
+    told &= are_positives(sides, columns, len(users))
     return KnownPositives.of(users[told].astype(np.int64), items[told].astype(np.int64), schema.rows(user.table))
 
 

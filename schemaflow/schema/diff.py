@@ -323,6 +323,7 @@ RULES: Mapping[str, _Rule] = {
     "time.take": _breaks("something else of its moments enters the model"),
     "missing": _of_missing,
     "missing.value": _of_missing,
+    "value": _compatible("training goes on with other weights of the rows"),
 }
 """What a change of each key of a feature means; a test holds it to the grammar, and a key that is not here breaks."""
 

@@ -15,6 +15,7 @@ from schemaflow.schema.options import (
     Rows,
     TextOptions,
     TimeOptions,
+    Value,
     Vocabulary,
 )
 from schemaflow.schema.rules import TAG_SCHEMA, contradictions
@@ -93,6 +94,8 @@ class Feature(Document):
         buckets: The number enters through a table with a row for each bucket.
         time: The values are moments, and what of them enters the model.
         missing: What a missing value is. If not given: a row of its own in a table, an error for a number.
+        value: Of a target: what a row whose label is 1 is worth. With it, a row counts as a positive by its net value, the
+            sum over the targets of value times label, where that is above 0.
 
     Raises:
         pydantic.ValidationError: A key contradicts another one. From YAML: a `SchemaError` with one line for each mistake.
@@ -121,6 +124,7 @@ class Feature(Document):
     buckets: Buckets | None = None
     time: TimeOptions | None = None
     missing: Missing | None = None
+    value: Value | None = None
 
     @field_validator("tags")
     @classmethod

@@ -32,6 +32,7 @@ __all__ = [
     "Rows",
     "TextOptions",
     "TimeOptions",
+    "Value",
     "Vocabulary",
     "VocabularyFile",
 ]
@@ -50,6 +51,10 @@ Number = Annotated[
     Field(allow_inf_nan=False),
     WithJsonSchema({"type": ["number", "string"], "pattern": r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"}),
 ]
+
+
+Value = Number
+"""What a label of 1 is worth; below 0 for what users regret."""
 
 
 def _shape(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic.config import JsonDict
 
 from schemaflow.schema.options import Fill, Pretrained
-from schemaflow.schema.tags import OWN, Tags, atoms
+from schemaflow.schema.tags import OWN, TARGET_KINDS, Tags, atoms
 
 if TYPE_CHECKING:
     from schemaflow.schema.feature import Feature
@@ -229,6 +229,8 @@ def _of_keys(feature: "Feature") -> list[str]:
         for key, (fits, reason) in checks.items()
         if getattr(feature, key) is not None and not fits
     ]
+    if feature.value is not None and not (TARGET_KINDS | {Tags.TARGET}).intersection(feature.tags):
+        problems.append('has "value" but is no target; tag it target, or remove the key')
     if feature.domain is not None and not NAME.fullmatch(feature.domain):
         problems.append(
             f'has the domain "{feature.domain}"; name it in letters, digits and underscores, beginning with a letter'

@@ -21,6 +21,7 @@ class Sides:
         weight: The one that weighs each interaction in the loss, if any.
         explicit_negative: The one that marks rows whose item was refused, if any.
         filters: Those that items are filtered by, whether they are of the tower or not.
+        valued: The targets whose labels say what a row is worth, if any.
     """
 
     query: tuple[Feature, ...]
@@ -29,6 +30,7 @@ class Sides:
     weight: Feature | None = None
     explicit_negative: Feature | None = None
     filters: tuple[Feature, ...] = ()
+    valued: tuple[Feature, ...] = ()
 
 
 def tower_tags(schema: Iterable[Feature]) -> tuple[Tags | str, Tags | str]:
@@ -150,7 +152,8 @@ def towers_of(
     ]
     if problems or not ids:
         return None, problems
-    return Sides(query, item, ids[0], roles[0], roles[1], filters), problems
+    valued = tuple(it for it in schema if it.value is not None)
+    return Sides(query, item, ids[0], roles[0], roles[1], filters, valued), problems
 
 
 def same_side(feature: Feature, key: Feature) -> bool:

@@ -2,13 +2,17 @@
 
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
 from schemaflow.tasks.retrieval import RetrievalTask
-from schemaflow.tasks.targets import BinaryClassificationTask, RegressionTask, TargetTask, refuse_twins
+from schemaflow.tasks.targets import BinaryClassificationTask, RegressionTask
+from schemaflow.tasks.terms import Debiasing, Step, Task, bound, refuse_twins
 
 __all__ = [
     "BinaryClassificationTask",
+    "Debiasing",
     "FactorizedTopK",
     "RegressionTask",
     "RetrievalTask",
-    "TargetTask",
+    "Step",
+    "Task",
+    "bound",
     "refuse_twins",
 ]

@@ -13,8 +13,12 @@ from schemaflow.logits import Columns, blockwise_loss, columns_of
 from schemaflow.losses import Loss, as_loss, check_loss_weight, compared, gradients_of, shares_of
 from schemaflow.registry import register
 from schemaflow.sampling import Candidates
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import Sides
 from schemaflow.tasks.checks import require, require_shape
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
+from schemaflow.tasks.terms import Step, Task
 
 __all__ = ["RetrievalTask"]
 
@@ -24,7 +28,7 @@ DROPPED = tf.float32.min / 2
 
 @register("task", "retrieval")
 @keras.saving.register_keras_serializable("schemaflow")
-class RetrievalTask(keras.layers.Layer):
+class RetrievalTask(Task):
     """A loss on query and candidate vectors: `mean_i loss(q_i . c_j / temperature - log p_j)`, the positive of row i in column i.
 
     In this order: scores; temperature; log-Q, where candidates come with a sampling probability; accidental hits (row
@@ -185,6 +189,21 @@ class RetrievalTask(keras.layers.Layer):
         row_ids = None if ids is None else ids[:queries]
         columns = Columns(tf.cast(candidate_embeddings, tf.float32), log_q, tf.range(queries), ids, row_ids, mask)
         return self._loss_of(query_embeddings, positives, own_log_q, columns, sample_weight, row_ids, compute_metrics)
+
+    def bind(self, schema: Schema, sides: Sides) -> Sequence[Feature]:
+        """Return no feature: the towers' are enough."""
+        return ()
+
+    def loss_in(self, step: Step) -> tf.Tensor:
+        """Return the loss against what samplers bring, each row by its worth, a scalar float32."""
+        return self.compare(
+            step.query,
+            step.candidate,
+            step.sampled(),
+            known=step.known(),
+            sample_weight=step.worth,
+            compute_metrics=not step.training or self.metrics_in_training,
+        )
 
     def compare(
         self,

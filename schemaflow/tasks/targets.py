@@ -1,6 +1,6 @@
 """Tasks that predict a target of the pair from both towers' vectors: its rating, whether it is clicked."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from schemaflow.losses import check_loss_weight, weighted_mean
 from schemaflow.registry import register
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import Sides
 from schemaflow.schema.tags import Tags
+from schemaflow.tasks.terms import Step, Task
 
-__all__ = ["BinaryClassificationTask", "RegressionTask", "TargetTask", "refuse_twins"]
+__all__ = ["BinaryClassificationTask", "RegressionTask", "TargetTask"]
 
 RESERVED = ("query", "candidate", "score", "loss", "retrieval")
 """What `predict` and `fit` call their own."""
@@ -69,7 +71,7 @@ _BINARY = _Kind(
 )
 
 
-class TargetTask(keras.layers.Layer):
+class TargetTask(Task):
     """A target predicted from a query's vector and a candidate's: `z = w . block([q, c, q * c]) + b + prior`.
 
     The product lets the block begin from the score, which dense layers on `[q, c]` would have to learn to compute. The
@@ -120,17 +122,28 @@ class TargetTask(keras.layers.Layer):
         )
         self._rename()
 
-    def bind(self, schema: Schema) -> Feature:
+    def bind(self, schema: Schema, sides: Sides) -> Sequence[Feature]:
         """Take the target from a schema, and the name where none was given; return the feature, as `target_of` does.
 
         Raises:
             SchemaError: There is no such feature, there are several, or it cannot be a target.
             ConfigError: The task's name is one that `predict` uses itself.
         """
-        feature = self.target_of(schema)
-        self.target = feature.name
+        self.feature = self.target_of(schema)
+        self.target = self.feature.name
         self._rename()
-        return feature
+        return (self.feature,)
+
+    def loss_in(self, step: Step) -> tf.Tensor:
+        """Return the loss of a batch's labels, a scalar float32, and update the metrics."""
+        labels = step.column(self.feature)
+        return self.compute(labels, step.query, step.candidate, step.weights, step.training)
+
+    def predictions(
+        self, query: tf.Tensor, candidate: tf.Tensor, query_inputs: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        """Return the prediction by the task's name."""
+        return {self.name: self(query, candidate)}
 
     def target_of(self, schema: Schema) -> Feature:
         """Return the feature that the task predicts: the one named `target`, else the one that is tagged for the task.
@@ -369,19 +382,6 @@ class BinaryClassificationTask(TargetTask):
         if isinstance(loss, keras.losses.Loss) and not loss.get_config().get("from_logits"):
             raise ConfigError(f"{type(loss).__name__} would take probabilities; make it with from_logits=True")
         super().__init__(_BINARY, target, block, loss, metrics, loss_weight, name, **kwargs)
-
-
-def refuse_twins(tasks: Iterable[TargetTask]) -> None:
-    """Raise `ConfigError` where two tasks of a model have one target or one name."""
-    seen: dict[tuple[str, Any], TargetTask] = {}
-    for task in tasks:
-        for what, value in (("target", task.target), ("name", task.name)):
-            if (what, value) in seen:
-                raise ConfigError(
-                    f'two prediction_tasks have the {what} "{value}": {type(seen[what, value]).__name__} and'
-                    f" {type(task).__name__}; give each its own"
-                )
-            seen[what, value] = task
 
 
 def _loss_of(kind: _Kind, loss: Any) -> keras.losses.Loss:

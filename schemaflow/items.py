@@ -1,0 +1,49 @@
+"""All items of a model, for terms that reach beyond the batch."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from schemaflow.features.catalogue import ItemCatalogue
+from schemaflow.features.kinds import Tensors
+from schemaflow.index.brute_force import exact
+
+__all__ = ["AllItems"]
+
+
+class AllItems:
+    """The catalogue with the item tower: what `schemaflow.tasks.terms.Items` asks for.
+
+    Args:
+        catalogue: All items.
+        embed: Gives the vectors of items at positions, [n] -> [n, dim], by the item tower as it is.
+        dim: Of the vectors.
+    """
+
+    def __init__(self, catalogue: ItemCatalogue, embed: Callable[[tf.Tensor], tf.Tensor], dim: int) -> None:
+        self._catalogue, self._embed = catalogue, embed
+        self.size = catalogue.size
+        # no weight: what was saved would be encoded anew before it is read
+        self._encoded = tf.Variable(tf.zeros((self.size, dim)), trainable=False, name="items")
+
+    def features(self, positions: tf.Tensor) -> Tensors:
+        """Return the encoded features of the items at positions [n]."""
+        return self._catalogue.features(positions)
+
+    def ids(self, positions: tf.Tensor) -> tf.Tensor:
+        """Return their ids, [n] int64."""
+        return self._catalogue.ids(positions)
+
+    def vectors(self, positions: tf.Tensor) -> tf.Tensor:
+        """Return their vectors, [n, dim], by the item tower as it is."""
+        return self._embed(positions)
+
+    def take(self, vectors: tf.Tensor) -> None:
+        """Keep the vectors of all items, [size, dim], for `nearest`."""
+        self._encoded.assign(vectors)
+
+    def nearest(self, queries: tf.Tensor, k: int) -> tf.Tensor:
+        """Return the positions of the items nearest to queries [b, dim] by the vectors kept, [b, min(k, size)] int64."""
+        vectors = tf.stop_gradient(tf.cast(queries, tf.float32))
+        _, positions = exact(vectors, self._encoded.read_value(), tf.constant(min(k, self.size)), None, None)
+        return tf.ensure_shape(tf.cast(positions, tf.int64), [None, min(k, self.size)])

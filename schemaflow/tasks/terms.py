@@ -1,0 +1,159 @@
+"""What a model's training is made of: terms, and what they read of a batch.
+
+A term declares the features that it needs, and gives a loss (`Task`) or a weight for each example with the loss that the
+weight is learned by (`Debiasing`). Whatever trains a model is one of these, in one list.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from schemaflow.errors import ConfigError
+from schemaflow.features.kinds import Tensors
+from schemaflow.sampling import Candidates
+from schemaflow.schema.feature import Feature
+from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import Sides
+
+__all__ = ["Debiasing", "Items", "Step", "Task", "bound", "refuse_twins"]
+
+
+class Items(Protocol):
+    """All items, as a term reaches for those beyond the batch."""
+
+    size: int
+
+    def features(self, positions: tf.Tensor) -> Tensors:
+        """Return the encoded features of the items at positions [n]."""
+
+    def ids(self, positions: tf.Tensor) -> tf.Tensor:
+        """Return their ids, [n] int64: rows of the item id's table, as `Step.ids` has them."""
+
+    def vectors(self, positions: tf.Tensor) -> tf.Tensor:
+        """Return their vectors, [n, dim], by the item tower as it is: gradients reach it."""
+
+    def nearest(self, queries: tf.Tensor, k: int) -> tf.Tensor:
+        """Return the positions of the items nearest to queries [b, dim], [b, min(k, size)] int64, best first.
+
+        By the items' vectors as they were when the epoch began.
+        """
+
+
+@dataclass(frozen=True)
+class Step:
+    """What terms read of a batch.
+
+    Args:
+        inputs: The batch's features, raw or encoded.
+        query: The query tower's vectors, [b, dim].
+        query_inputs: What the query tower's block was given, [b, width]; None unless a term `reads_inputs`.
+        candidate: The item tower's vectors of the rows' own items, [b, dim].
+        ids: Of the same items, rows of the item id's table, [b] int64.
+        weights: Of the rows, [b]; None where all count alike.
+        worth: How much each row counts as a positive, [b]: weights, net value and debiasing in one, 0 for explicit
+            negatives; None where all count alike.
+        training: Whether this is training.
+        column: Gives the values of a feature that is kept out of the towers, [b].
+        sampled: Gives the negatives that samplers bring.
+        known: Gives the items that are no negatives of a row, [b, None] int64, or None.
+        items: All items; None unless a term `needs_items`.
+    """
+
+    inputs: Tensors
+    query: tf.Tensor
+    query_inputs: tf.Tensor | None
+    candidate: tf.Tensor
+    ids: tf.Tensor
+    weights: tf.Tensor | None
+    worth: tf.Tensor | None
+    training: bool
+    column: Callable[[Feature], tf.Tensor]
+    sampled: Callable[[], Candidates]
+    known: Callable[[], tf.RaggedTensor | None]
+    items: Items | None
+
+
+class _Term(keras.layers.Layer):
+    """What tasks and debiasing have in common.
+
+    Attributes:
+        needs_items: Whether it reads `Step.items`.
+        reads_inputs: Whether it reads `Step.query_inputs`.
+        target: The feature that it alone predicts.
+    """
+
+    needs_items = False
+    reads_inputs = False
+    target: str | None = None
+
+    def bind(self, schema: Schema, sides: Sides) -> Sequence[Feature]:
+        """Take from a schema what the term is to read, and return the features beside the towers' that it does.
+
+        Raises:
+            SchemaError: One is missing or cannot be used; the message names the feature to add.
+        """
+        raise NotImplementedError
+
+
+class Task(_Term):
+    """A loss: what a model is trained for.
+
+    Attributes:
+        loss_weight: The loss counts this many times in the model's.
+    """
+
+    loss_weight: float
+
+    def loss_in(self, step: Step) -> tf.Tensor:
+        """Return the loss of a batch, a scalar float32, and update the task's metrics."""
+        raise NotImplementedError
+
+    def predictions(
+        self, query: tf.Tensor, candidate: tf.Tensor, query_inputs: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        """Return what `predict` tells of pairs, by name, [b] each; nothing where there is nothing to tell.
+
+        Args:
+            query: [b, dim].
+            candidate: [b, dim].
+            query_inputs: As in `Step`.
+        """
+        return {}
+
+
+class Debiasing(_Term):
+    """A weight for each example: what of its worth is due to the item, and not to where or to whom it was shown."""
+
+    def debias(self, step: Step) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the rows' weights, [b] float32 above 0 and without a gradient, and the loss that they are learned by, a scalar.
+
+        Args:
+            step: Its `worth` is before any debiasing.
+        """
+        raise NotImplementedError
+
+
+def refuse_twins(terms: Iterable[Any]) -> None:
+    """Raise `ConfigError` where two terms of a model predict one target or have one name."""
+    seen: dict[tuple[str, str], Any] = {}
+    for term in terms:
+        for what, value in (("target", term.target), ("name", term.name)):
+            if value is not None and (what, value) in seen:
+                raise ConfigError(
+                    f'two prediction_tasks have the {what} "{value}": {type(seen[what, value]).__name__} and'
+                    f" {type(term).__name__}; give each its own"
+                )
+            if value is not None:
+                seen[what, value] = term
+
+
+def bound(terms: Sequence[Any], schema: Schema, sides: Sides) -> list[Feature]:
+    """Return the features beside the towers' that terms read, each once.
+
+    Raises:
+        SchemaError: One is missing.
+    """
+    return list(dict.fromkeys(feature for term in terms for feature in term.bind(schema, sides)))

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from schemaflow.errors import BundleError
 from schemaflow.export import Recommender
 from schemaflow.export.bundle import MANIFEST
@@ -37,8 +39,9 @@ class Served:
 class ServedBundle:
     """The bundle at a path: loaded once, and again when another one is renamed into its place.
 
-    A newer bundle is loaded and tried beside the one that serves, and takes its place only if it answers and asks for
-    the same features. What is being answered keeps the bundle that it began with.
+    A newer bundle is loaded and tried beside the one that serves, and takes its place only if it answers and its signatures
+    take the same inputs: features, filters, and `nprobe` of an index of lists. What is being answered keeps the bundle that
+    it began with.
 
     Args:
         path: The bundle, or a link to it.
@@ -114,11 +117,25 @@ def sample(schema: Schema, feature: Feature) -> Any:
 
 
 def _refuse_other_requests(old: Recommender, new: Recommender) -> None:
-    """Refuse a bundle that the clients of another could not go on asking."""
-    asked, wanted = ({it.name: (it.dtype, it.many) for it in bundle.features} for bundle in (old, new))
-    if changed := sorted(name for name in asked.keys() | wanted.keys() if asked.get(name) != wanted.get(name)):
-        raise BundleError(f"its query features differ in {', '.join(changed)}; serve it at an address of its own")
-    if (old.item_id.dtype == "string") != (new.item_id.dtype == "string"):
-        raise BundleError(
-            f"its item ids are {new.item_id.dtype}, not {old.item_id.dtype}; serve it at an address of its own"
-        )
+    """Refuse a bundle that the clients of another could not go on asking: its signatures have other inputs."""
+    before, after = _inputs(old), _inputs(new)
+    changes = {  # several signatures may take an input
+        f"{it[1]} ({_said(before.get(it))} before, {_said(after.get(it))} now)"
+        for it in before.keys() | after.keys()
+        if before.get(it) != after.get(it)
+    }
+    if changes:
+        raise BundleError(f"its requests differ in {', '.join(sorted(changes))}; serve it at an address of its own")
+
+
+def _inputs(recommender: Recommender) -> dict[tuple[str, str], tf.TensorSpec]:
+    """Return the inputs of all signatures, by signature and name."""
+    return {
+        (name, it): spec
+        for name, made in recommender.signatures.items()
+        for it, spec in made.structured_input_signature[1].items()
+    }
+
+
+def _said(spec: tf.TensorSpec | None) -> str:
+    return "none" if spec is None else f"{spec.dtype.name} {spec.shape}"

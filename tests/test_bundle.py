@@ -415,16 +415,19 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_whole(copied: Path, 
 
     thread = threading.Thread(target=swap)
     thread.start()
-    while not done.is_set():
-        try:
-            read = sf.Recommender.load(copied)
-        except BundleError as reason:
-            if "there is no bundle" not in str(reason):  # as between two renames
-                raise
-        else:
-            assert len(read.recommend({"user": ["ann"], "age": [0.0]}, k=99).identifiers[0]) == len(read.items)
-            done.set()
+    while thread.is_alive():
+        read = sf.Recommender.load(copied)
+        assert len(read.recommend({"user": ["ann"], "age": [0.0]}, k=99).identifiers[0]) == len(read.items)
+        done.set()
     thread.join()
+
+
+def test_a_bundle_is_waited_for_between_two_renames(copied: Path) -> None:
+    back = threading.Timer(0.1, lambda: (copied.parent / "away").rename(copied))
+    copied.rename(copied.parent / "away")
+    back.start()
+    assert sf.Recommender.load(copied).k == 3
+    back.join()
 
 
 def test_items_of_side_tables_and_of_interactions_are_kept(tmp_path: Path) -> None:

@@ -514,6 +514,31 @@ def test_a_newer_bundle_that_would_take_other_requests_is_refused(
     assert (bundle.current.recommender.k, bundle.problem) == (3, None)
 
 
+@pytest.mark.parametrize("first", ["manifest.json", "model"])
+def test_a_bundle_copied_file_by_file_takes_over_once_it_is_whole(first: str, tmp_path: Path) -> None:
+    served, new, told = tmp_path / "bundle", tmp_path / "new", list[str]()
+    export(served, 1)
+    bundle, expected = ServedBundle(served, told.append), export(new, 2).recommend(USERS).identifiers
+    before = bundle.current
+    shutil.rmtree(served)
+    assert not bundle.refresh()
+    files = sorted((it for it in new.rglob("*") if it.is_file()), key=lambda it: first not in it.parts)
+    for file in files[:-1]:
+        copy = served / file.relative_to(new)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    copy = served / files[-1].relative_to(new)
+    copy.write_bytes(files[-1].read_bytes()[:5])
+    assert not bundle.refresh()
+    assert f"{copy.relative_to(served)} is changed" in bundle.problem
+    assert bundle.current is before
+    assert not bundle.refresh()  # nor tried again as long as nothing changes
+    shutil.copy(files[-1], copy)
+    assert bundle.refresh()
+    assert (bundle.problem, told) == (None, ["refused", "loaded"])
+    assert bundle.current.recommender.recommend(USERS).identifiers == expected
+
+
 def replace(path: Path, other: Path) -> None:
     """Put another bundle in the place of one, as an export does."""
     path.rename(path.with_name("gone"))

@@ -1,6 +1,7 @@
 """The recommender read back from a bundle: raw query features in, item ids and scores out."""
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,9 @@ __all__ = ["Recommendations", "Recommender", "Reported", "export"]
 
 EMBED_ROWS = 4096
 """Items that become vectors at a time."""
+
+GAP = 0.5
+"""Seconds that a bundle may be missing, as between the two renames by which another takes its place."""
 
 
 class Reported(Protocol):
@@ -109,7 +113,7 @@ class Recommender:
         """
         folder = Path(path)
         while True:  # a newer bundle may come in its place while it is read
-            before = _stamp(folder)
+            before = _stamp_soon(folder)
             try:
                 made = cls._read(folder)
             except (SchemaFlowError, OSError):
@@ -391,3 +395,11 @@ def _stamp(folder: Path) -> bytes | None:
         return (folder / MANIFEST).read_bytes()
     except OSError:
         return None
+
+
+def _stamp_soon(folder: Path) -> bytes | None:
+    """Return the stamp of the bundle that is there, or is so within `GAP` seconds."""
+    end = time.monotonic() + GAP
+    while (stamp := _stamp(folder)) is None and time.monotonic() < end:
+        time.sleep(GAP / 50)
+    return stamp

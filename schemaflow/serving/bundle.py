@@ -37,11 +37,11 @@ class Served:
 
 
 class ServedBundle:
-    """The bundle at a path: loaded once, and again when another one is renamed into its place.
+    """The bundle at a path: loaded once, and again when another one takes its place.
 
     A newer bundle is loaded and tried beside the one that serves, and takes its place only if it answers and its signatures
     take the same inputs: features, filters, and `nprobe` of an index of lists. What is being answered keeps the bundle that
-    it began with.
+    it began with. One that is copied into place file by file is refused, and tried again whenever a file has changed.
 
     Args:
         path: The bundle, or a link to it.
@@ -59,7 +59,7 @@ class ServedBundle:
         self.current = Served(_tried(self.path), 1, datetime.now(UTC))
 
     def refresh(self) -> bool:
-        """Load what lies at the path if it is not what was seen there last, and return whether it serves now."""
+        """Load what lies at the path if a file of it is not as it was seen last, and return whether it serves now."""
         mark = _mark(self.path)
         if mark is None or mark == self._seen:  # between two renames nothing lies there
             return False
@@ -80,13 +80,14 @@ class ServedBundle:
         return True
 
 
-def _mark(path: Path) -> tuple[int, ...] | None:
-    """Return what tells one bundle at a path from another that took its place; None where none is."""
+def _mark(path: Path) -> frozenset[tuple[str, int, int, int]] | None:
+    """Return what tells a bundle's files from those of another, or from more of them; None where there is no bundle."""
     try:
-        found = (path / MANIFEST).stat()
-    except OSError:
+        (path / MANIFEST).stat()
+        found = {str(it.relative_to(path)): it.stat() for it in path.rglob("*") if not it.is_dir()}
+    except OSError:  # or it is being replaced
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return frozenset((name, it.st_ino, it.st_mtime_ns, it.st_size) for name, it in found.items())
 
 
 def _tried(path: Path) -> Recommender:

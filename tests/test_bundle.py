@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -447,3 +448,29 @@ def test_items_of_side_tables_and_of_interactions_are_kept(tmp_path: Path) -> No
     recommender = model.export(tmp_path / "bundle", rows, tables=tmp_path)
     assert recommender.items.to_pylist() == [{"item": "x", "brand": None}, {"item": "y", "brand": "q"}]
     assert recommender.recommend({"user": ["u"]}, where={"brand": "q"}).identifiers == [["y"]]
+
+
+def test_an_item_without_a_value_is_not_found_by_what_stands_in_for_it(tmp_path: Path) -> None:
+    schema = sf.Schema((
+        sf.Feature(name="user", dtype="int32", tags=("user", "id"), cardinality=3),
+        sf.Feature(name="item", dtype="int32", tags=("item", "id"), cardinality=5),
+        sf.Feature(name="price", dtype="float32", tags=("item", "continuous", "filter"), missing={"value": 5.0}),
+        sf.Feature(name="brand", dtype="string", tags=("item", "categorical", "filter"), vocabulary=("x",), missing={"value": "x"}),
+    ))  # fmt: skip
+    model = sf.TwoTowerModel(schema, sf.MLPBlock([2]), correction=None)
+    items = {"item": [0, 1, 2], "price": [5.0, None, 7.0], "brand": [None, "x", "y"]}
+    recommender, user = model.export(tmp_path / "bundle", items), {"user": [0]}
+    recommend = tf.saved_model.load(tmp_path / "bundle" / "model").signatures["recommend"]
+    nothing, words = tf.zeros([1, 0], tf.int64), tf.zeros([0], tf.string)
+    free = {
+        "k": tf.constant(3), "exclude": nothing, "allow": nothing, "user": tf.constant([0]), "where_brand": words,
+        "where_price": tf.zeros([0]), "where_price_min": tf.constant(-np.inf), "where_price_max": tf.constant(np.inf),
+    }  # fmt: skip
+    for where, inputs, expected in (
+        ({"price": 5.0}, {"where_price": tf.constant([5.0])}, {0}),
+        ({"price": {"<=": 6}}, {"where_price_max": tf.constant(6.0)}, {0}),
+        ({"brand": "x"}, {"where_brand": tf.constant(["x"])}, {1}),
+    ):
+        assert set(recommender.recommend(user, where=where).identifiers[0]) == expected
+        answer = recommend(**free | inputs)
+        assert set(answer["identifiers"][0, : int(answer["count"][0])].numpy().tolist()) == expected

@@ -253,6 +253,35 @@ def test_items_are_added_without_training(
     assert again.identifiers == original.identifiers
 
 
+def codes(values: list[Any], of: pa.DataType, index: pa.DataType) -> pa.Array:
+    return pa.array(values, of).dictionary_encode().cast(pa.dictionary(index, of))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+@pytest.mark.parametrize("coded", ["before", "after", "both"])
+def test_items_are_added_however_their_strings_are_held(
+    coded: str, kind: pa.DataType, model: sf.TwoTowerModel, tmp_path: Path
+) -> None:
+    def held(items: dict[str, Any], when: str) -> Any:
+        if coded not in (when, "both"):
+            return items
+        values = codes(["a", "b"], pa.string(), pa.int8()).take(pa.array([0, 1] * (len(items["item"]) // 2)))
+        values = values.cast(pa.dictionary(pa.int8(), kind))
+        genres = pa.ListArray.from_arrays(pa.array(range(len(values) + 1), pa.int32()), values)
+        ids = codes(items["item"], pa.string(), pa.int8()).cast(pa.dictionary(pa.int8(), kind))
+        return pa.table({**items, "item": ids, "genres": genres})
+
+    many = {**NEW, "item": [f"n{it}" for it in range(200)]} | {
+        name: NEW[name] * 100 for name in ("genres", "release year", "price")
+    }
+    recommender = model.export(tmp_path / "bundle", held(ITEMS, "before"))
+    every = recommender.add_items(held({name: it[:100] for name, it in many.items()}, "after"))
+    every = every.add_items(held({name: it[100:] for name, it in many.items()}, "after"))
+    assert every.items["item"].to_pylist() == [*ITEMS["item"], *many["item"]]
+    found = every.recommend(USERS, k=300, where={"genres": "a"}).identifiers[0]
+    assert {it for it in found if it[0] == "n"} == set(many["item"][0::2])
+
+
 @pytest.mark.parametrize(
     ("items", "error", "message"),
     [

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from schemaflow.data.join import as_side_table, read_ids, read_raw, refuse_repeated
+from schemaflow.data.join import as_side_table, read_ids, read_raw, refuse_repeated, stacked
 from schemaflow.errors import BundleError, ConfigError, DataError, SchemaFlowError
 from schemaflow.export.bundle import ITEMS, MANIFEST, MODEL, REPORT, SCHEMA, read_manifest, writing
 from schemaflow.export.requests import checked_ids, checked_number, features_of, lists_of_ids, padded
@@ -266,10 +266,9 @@ class Recommender:
                 " leave out what is there, or export the model again"
             )
         more = read_raw(source, self.schema, (*self._item_features, *self.filters))
-        try:
-            both = pa.concat_tables([self.items, more], promote_options="permissive").combine_chunks()
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as reason:
-            raise DataError(f"{source.name}: its columns do not fit those of the bundle's items: {reason}") from None
+        both = stacked(
+            [self.items, more], f"{source.name}: its columns do not fit those of the bundle's items"
+        ).combine_chunks()
         index = keras.saving.deserialize_keras_object(self.manifest["index"])
         piece = Piece(both, f"{source.name}, after those of the bundle")
         index.index(self._embedded(piece), read_ids(both, self.item_id).to_numpy(zero_copy_only=False))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,22 @@ def test_what_comes_back_is_what_a_sorted_list_holds(
         kept = [it for it in kept if not late or it in LATE]
         assert answer.identifiers[row] == kept[:k]
         assert len(answer.scores[row]) == len(answer.identifiers[row])
+
+
+@pytest.mark.parametrize("as_rows", [False, True])
+def test_a_list_for_all_rows_is_held_once(as_rows: bool, recommender: sf.Recommender) -> None:
+    """Whether it is given so, or as the same list for each row: 2000 times 3000 numbers would be 48 MB."""
+    ids, rows = [f"i{it}" for it in range(3, 3003)], 2000
+    users = {"user": ["ann", "bob"] * (rows // 2), "age": [0.5, -1.0] * (rows // 2)}
+    allow = [None, ["i1", "i4"]] * (rows // 2)
+    recommender.recommend(users, exclude=["i1"], allow=allow)
+    tracemalloc.start()
+    answer = recommender.recommend(users, k=8, exclude=[ids] * rows if as_rows else ids, allow=allow)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6
+    assert {frozenset(it) for it in answer.identifiers[0::2]} == {frozenset({"i0", "i1", "i2"})}
+    assert answer.identifiers[1::2] == [["i1"]] * (rows // 2)
 
 
 def test_an_empty_allow_list_allows_nothing_and_none_everything(recommender: sf.Recommender) -> None:

@@ -169,7 +169,10 @@ class Recommender:
         wanted = checked_number("k", self.k if k is None else k)
         tensors = features_of(self.schema, self.features, features)
         rows = len(next(iter(tensors.values())))
-        excluded = padded([it or [] for it in lists_of_ids("exclude", exclude, rows, self._ids)], self._ids)
+        unwanted = lists_of_ids("exclude", exclude, rows, self._ids)
+        if all(it is unwanted[0] for it in unwanted):
+            unwanted = unwanted[:1]  # the signature takes one list for all rows
+        excluded = padded([it or [] for it in unwanted], self._ids)
         allowed, given = lists_of_ids("allow", allow, rows, self._ids), conditions(self.filters, where)
         if self._has_lists:
             given["nprobe"] = tf.constant(0) if nprobe is None else checked_number("nprobe", nprobe)
@@ -183,7 +186,7 @@ class Recommender:
                 continue
             chosen = tensors | {"exclude": excluded}
             if len(at) < rows:
-                chosen = {name: tf.gather(it, at) for name, it in chosen.items()}
+                chosen = {name: it if len(it) == 1 else tf.gather(it, at) for name, it in chosen.items()}
             lists = padded([allowed[row] or [] for row in at], self._ids, least=int(some))
             answer = self._ask("recommend", **chosen, k=wanted, allow=lists, **given)
             for row, identifiers, scores in zip(at, answer.identifiers, answer.scores, strict=True):

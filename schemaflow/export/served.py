@@ -60,8 +60,8 @@ class Served(tf.Module):
         ConfigError: The index cannot be part of a graph.
 
     Attributes:
-        functions: Those to serve, by name; lists are padded at the end with what stands for missing. An index of lists
-            takes `nprobe` [] too, where 0 is its own.
+        functions: Those to serve, by name; lists are padded at the end with what stands for missing. `exclude` has a row
+            for each query, or one for all. An index of lists takes `nprobe` [] too, where 0 is its own.
     """
 
     def __init__(

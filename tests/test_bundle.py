@@ -520,3 +520,31 @@ def test_an_item_without_a_value_is_not_found_by_what_stands_in_for_it(tmp_path:
         assert set(recommender.recommend(user, where=where).identifiers[0]) == expected
         answer = recommend(**free | inputs)
         assert set(answer["identifiers"][0, : int(answer["count"][0])].numpy().tolist()) == expected
+
+
+@pytest.mark.parametrize("size", [1e22, 1e-22])
+@pytest.mark.parametrize("lists", [False, True])
+def test_similar_items_of_very_long_and_short_vectors_are_those_of_their_angles(
+    lists: bool, size: float, tmp_path: Path
+) -> None:
+    features = (
+        sf.Feature(name="user", dtype="int32", tags=("user", "id"), cardinality=3),
+        sf.Feature(name="item", dtype="int32", tags=("item", "id"), cardinality=5),
+        sf.Feature(name="at", dtype="float32", tags=("item", "embedding"), embedding={"dim": 2}),
+    )
+    options = sf.EmbeddingOptions(embedding_dim_default=2)
+    model = sf.TwoTowerModel(
+        sf.Schema(features),
+        sf.MLPBlock([2]),
+        sf.MLPBlock([2], use_bias=False),
+        embedding_options=options,
+        correction=None,
+    )
+    layer = next(it for it in model.item_tower.trainable_variables if it.shape == (4, 2))
+    layer.assign([[0.0, 0.0], [0.0, 0.0], [size, 0.0], [0.0, size]])
+    items = {"item": [0, 1, 2], "at": [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]}
+    recommender = model.export(tmp_path / "bundle", items, index=sf.IVF(num_lists=2, nprobe=2) if lists else None)
+    answer = recommender.similar_items([0, 1])
+    assert answer.identifiers[0] == [1, 2]
+    assert answer.scores[0] == pytest.approx([0.5**0.5, 0.0])
+    assert answer.scores[1] == pytest.approx([0.5**0.5] * 2)

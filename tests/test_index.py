@@ -176,6 +176,15 @@ def test_scores_by_angle_are_divided_by_the_candidates_lengths(make: Callable[..
 
 
 @each()
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_angles_are_those_of_vectors_whose_squares_are_beyond_float32(make: Callable[..., Index], size: float) -> None:
+    index = make().index(size * np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0]]))
+    scores, positions = index.nearest(tf.constant([[2.0, 0.0]]), 3, by_angle=True)
+    assert scores.numpy()[0].tolist() == pytest.approx([2.0, 1.2, 0.0])
+    assert positions.numpy().tolist() == [[1, 0, 2]]
+
+
+@each()
 def test_an_excluded_item_stays_out_whatever_its_score(make: Callable[..., Index]) -> None:
     index = make(k=2).index([[1e30], [1.0], [0.5]], ["top", "b", "c"])
     _, found = index.query_with_exclusions(tf.constant([[1e5]]), tf.constant([["top"]]))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.index.directions import lengths
 from schemaflow.index.identifiers import Identifiers, ids_of, padding_identifier
 
 __all__ = ["Index"]
@@ -97,7 +98,7 @@ class Index(keras.layers.Layer):
         else:
             self._identifiers = Identifiers(ids)
         self.candidates = assign(self.candidates, vectors, [None, None], "candidates")
-        self.lengths = assign(self.lengths, tf.norm(vectors, axis=1), [None], "lengths")
+        self.lengths = assign(self.lengths, lengths(vectors), [None], "lengths")
         self._arrange(vectors, saved)
         return self
 

@@ -63,7 +63,8 @@ def evaluate(
     positive. A positive that is no candidate is a miss. Explicit negatives are no positives.
 
     `report.warm` and `report.cold` say the same of some positives each, among the same candidates: warm are those whose
-    user and item were in the interactions that the schema was fitted on, cold those of a user or item that was not.
+    user and item were in the interactions that the schema was fitted on, cold those of a user or item that was not. Of ids
+    that are hashed their rows alone are known: one that shares the row of an id that was there counts as warm.
 
     Args:
         model: A `TwoTowerModel`.

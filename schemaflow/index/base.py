@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.index.directions import lengths
 from schemaflow.index.identifiers import Identifiers, ids_of, padding_identifier
 
 __all__ = ["Index"]
@@ -97,7 +98,7 @@ class Index(keras.layers.Layer):
         else:
             self._identifiers = Identifiers(ids)
         self.candidates = assign(self.candidates, vectors, [None, None], "candidates")
-        self.lengths = assign(self.lengths, tf.norm(vectors, axis=1), [None], "lengths")
+        self.lengths = assign(self.lengths, lengths(vectors), [None], "lengths")
         self._arrange(vectors, saved)
         return self
 
@@ -134,7 +135,8 @@ class Index(keras.layers.Layer):
 
         Args:
             queries: As in `call`.
-            exclusions: Identifiers [batch, e]; those that are no candidate's (such as padding) exclude nothing.
+            exclusions: Identifiers [batch, e], or [1, e] for all rows; those that are no candidate's (such as padding)
+                exclude nothing.
             k: In place of the index's own.
         """
         return self.search(queries, k, exclude=exclusions)
@@ -153,7 +155,7 @@ class Index(keras.layers.Layer):
         Args:
             queries: As in `call`.
             k: In place of the index's own.
-            exclude: Identifiers [batch, e] that must not come back.
+            exclude: Identifiers [batch, e], or [1, e] for all rows, that must not come back.
             allow: Identifiers [batch, a]: no other comes back. All are scored, whatever the index.
             eligible: Which candidates may come back at all, [n] bool.
             nprobe: As in `call`.
@@ -179,7 +181,7 @@ class Index(keras.layers.Layer):
         Args:
             vectors: [batch, dim] float32.
             k: How many.
-            exclude: Positions [batch, e] int32, -1 for none.
+            exclude: Positions [batch, e] int32, or [1, e] for all rows, -1 for none.
             allow: Positions [batch, a] int32, -1 for none.
             eligible: [n] bool.
             by_angle: Whether scores are divided by the candidates' lengths.
@@ -192,8 +194,8 @@ class Index(keras.layers.Layer):
         for name, number in (("k", k), ("nprobe", nprobe)):
             if number is not None and not tf.is_tensor(number):
                 check_count(name, number)
-        for name, rows in (("exclude", exclude), ("allow", allow)):
-            if rows is not None and (rows.shape.rank != 2 or rows.shape[0] not in (None, vectors.shape[0], 0)):
+        for name, rows, shared in (("exclude", exclude, 1), ("allow", allow, 0)):
+            if rows is not None and (rows.shape.rank != 2 or rows.shape[0] not in (None, vectors.shape[0], 0, shared)):
                 raise ConfigError(
                     f"{name} has the shape {tuple(rows.shape)}; expected [{vectors.shape[0]}, any], ids for each row"
                 )
@@ -279,7 +281,7 @@ class Index(keras.layers.Layer):
         Args:
             vectors: [batch, dim] float32.
             k: How many, int32, 1 <= k <= n.
-            exclude: Positions [batch, e] int32, -1 for none; for an index that `excludes`.
+            exclude: Positions [batch, e] int32, or [1, e] for all rows, -1 for none; for an index that `excludes`.
             eligible: [n] bool; what is not comes back with the score -inf, or not at all.
             scale: What each candidate's score is multiplied by, [n] float32: one over its length.
             nprobe: How many lists to look in, for an index that `has_lists`; its own number if None.
@@ -365,7 +367,9 @@ def _distinct(positions: tf.Tensor) -> tf.Tensor:
 
 
 def _among(excluded: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-    """Return whether each position [batch, m] stands among those of its row, [batch, e]: [batch, m] bool."""
-    ordered = tf.sort(tf.pad(excluded, [[0, 0], [0, 1]], constant_values=-1), axis=1)  # [batch, 1 + e], never empty
-    place = tf.minimum(tf.searchsorted(ordered, positions), tf.shape(ordered)[1] - 1)
-    return tf.gather(ordered, place, batch_dims=1) == positions
+    """Return whether each position [batch, m] stands among those of its row, [batch, e], or of all, [1, e]: [batch, m] bool."""
+    ordered = tf.sort(tf.pad(excluded, [[0, 0], [0, 1]], constant_values=-1), axis=1)  # [lists, 1 + e], never empty
+    lists, (rows, width) = tf.shape(ordered)[0], tf.unstack(tf.shape(positions))
+    asked = tf.reshape(positions, [lists, tf.where(lists == rows, width, rows * width)])
+    place = tf.minimum(tf.searchsorted(ordered, asked), tf.shape(ordered)[1] - 1)
+    return tf.reshape(tf.gather(ordered, place, batch_dims=1) == asked, tf.shape(positions))

@@ -48,7 +48,8 @@ class Step:
 
     Args:
         inputs: The batch's features, raw or encoded.
-        query: The query tower's vectors, [b, dim].
+        query: The query tower's vectors, [b, dim]; where it gives several for a row, the one that the row's own item is
+            nearest to.
         query_inputs: What the query tower's block was given, [b, width]; None unless a term `reads_inputs`.
         candidate: The item tower's vectors of the rows' own items, [b, dim].
         ids: Of the same items, rows of the item id's table, [b] int64.
@@ -60,6 +61,7 @@ class Step:
         sampled: Gives the negatives that samplers bring.
         known: Gives the items that are no negatives of a row, [b, None] int64, or None.
         items: All items; None unless a term `needs_items`.
+        interests: All vectors of a query tower that gives several, [b, K, dim]; else None.
     """
 
     inputs: Tensors
@@ -74,6 +76,7 @@ class Step:
     sampled: Callable[[], Candidates]
     known: Callable[[], tf.RaggedTensor | None]
     items: Items | None
+    interests: tf.Tensor | None = None
 
 
 class _Term(keras.layers.Layer):

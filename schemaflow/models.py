@@ -29,6 +29,7 @@ from schemaflow.interests import nearest_interest
 from schemaflow.items import AllItems
 from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
+from schemaflow.layers.prefix import Prefix
 from schemaflow.negatives import Negatives, correction_of, samplers_of
 from schemaflow.optimizers import LossScaleOptimizer, optimizer_of
 from schemaflow.registry import register
@@ -168,7 +169,7 @@ class TwoTowerModel(keras.Model):
             raise ConfigError(f"l2_normalize is {l2_normalize!r}; expected True or False")
         if not isinstance(embedding_options, EmbeddingOptions):
             raise ConfigError(f"embedding_options is {embedding_options!r}; expected EmbeddingOptions(…)")
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "query_tower_tag": str(query_tower_tag),
             "item_tower_tag": str(item_tower_tag),
             "l2_normalize": l2_normalize,
@@ -234,6 +235,8 @@ class TwoTowerModel(keras.Model):
             raise ConfigError(f"prediction_tasks holds {len(retrieval)} RetrievalTasks; expected one at most")
         self.tasks, self.debiasing = tasks, debiasing
         self.retrieval = retrieval[0] if retrieval else None
+        if self.retrieval is not None:
+            self.retrieval.expect(self.query_tower.dim, self._arguments["l2_normalize"])
         beside = bound([*tasks, *debiasing], self.schema, self.sides)
         refuse_twins([*tasks, *debiasing])
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
@@ -592,6 +595,47 @@ class TwoTowerModel(keras.Model):
         index = BruteForce() if index is None else index
         index.k = index.k if k is None else k
         return index.index(vectors, ids.to_numpy(zero_copy_only=False))
+
+    def truncated(self, dim: int) -> "TwoTowerModel":
+        """Return the model of the first `dim` numbers of this one's vectors, to evaluate, index and export as any other.
+
+        It finds nearly as well where this one was trained with `RetrievalTask(matryoshka_dims=(dim, …))`, and its index
+        takes so much less. Its towers hold copies of the weights; with `l2_normalize` they end in vectors of length one.
+        Of the tasks it has retrieval alone, since others read whole vectors, and it is not compiled.
+
+        Raises:
+            ConfigError: `dim` is no integer from 1 to the vectors' width.
+
+        Example:
+            >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
+            ... version: 1
+            ... features:
+            ...   user_id: {dtype: int64, tags: [user, id], cardinality: 5}
+            ...   item_id: {dtype: int64, tags: [item, id], cardinality: 9}
+            ... '''})
+            >>> task = RetrievalTask(matryoshka_dims=[16, 32])
+            >>> model = TwoTowerModel(schema, keras.layers.Dense(64), prediction_tasks=task)
+            >>> model.truncated(16).query_embeddings({"user_id": [3]}).shape
+            (1, 16)
+        """
+        arguments = self._arguments_of(self.get_config())
+        config = (RetrievalTask() if self.retrieval is None else self.retrieval).get_config()
+        dims = [it for it in config["matryoshka_dims"] if it < dim]
+        task = RetrievalTask.from_config(config | {"matryoshka_dims": dims})
+        made = type(self)(
+            **arguments
+            | {"debiasing": (), "samplers": (), "known_positives": None}  # what only training needs
+            | {"candidates": self.catalogue if self._holds_table else None}  # a config holds no items
+            | {"post": Prefix(dim, of=arguments["post"], dtype=self.dtype_policy), "prediction_tasks": task}
+        )
+        pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = [
+            (self.query_tower, made.query_tower),
+            (self.item_tower, made.item_tower),
+        ]
+        for old, new in pairs if self.retrieval is None else [*pairs, (self.retrieval, task)]:
+            for it, other in zip(old.variables, new.variables, strict=True):
+                other.assign(it)
+        return made
 
     def export(
         self,

@@ -63,7 +63,6 @@ class Step:
         items: All items; None unless a term `needs_items`.
         temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
         encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
-=======
         interests: All vectors of a query tower that gives several, [b, K, dim]; else None.
     """
 

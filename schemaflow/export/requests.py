@@ -33,9 +33,14 @@ def features_of(schema: Schema, features: Sequence[Feature], given: Mapping[str,
     """Return raw features, all of the same number of rows.
 
     Raises:
-        ConfigError: One is missing, unknown, of another type or length than the rest, or beyond its range.
+        ConfigError: They are no dict, or one is missing, unknown, of another type or length than the rest, or beyond its
+            range.
     """
     names = [feature.name for feature in features]
+    if not hasattr(given, "keys"):
+        raise ConfigError(
+            f"the features are {type(given).__name__}; expected a dict with a list of values for each name"
+        )
     problems = [
         f'unknown feature "{name}"{suggest(name, names)} (expected {", ".join(names)})'
         for name in given

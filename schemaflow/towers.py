@@ -12,7 +12,7 @@ from schemaflow.features.encoders import FeatureEncoder, build_tables, options_c
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.layers.copies import fresh_copy, unbuilt
-from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.layers.quotient_remainder import Table
 from schemaflow.registry import register
 from schemaflow.schema.schema import Schema
 
@@ -60,7 +60,7 @@ class Tower(keras.layers.Layer):
         block: keras.layers.Layer,
         options: EmbeddingOptions = EmbeddingOptions(),
         post: Sequence[keras.layers.Layer] = (),
-        tables: Mapping[str, EmbeddingTable] | None = None,
+        tables: Mapping[str, Table] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # ids and raw numbers must not pass through half precision

@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from schemaflow.features.kinds import ENCODERS, CategoricalEncoder, Tensors, raw_shape
-from schemaflow.features.tables import EmbeddingOptions, initializer_of, table_specs
+from schemaflow.features.tables import EmbeddingOptions, TableSpec, initializer_of, table_specs
 from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable, Table
 from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema
@@ -20,23 +21,25 @@ from schemaflow.schema.schema import Schema
 __all__ = ["FeatureEncoder", "build_tables", "options_config", "options_from_config", "raw_signature"]
 
 
-def build_tables(schema: Schema, options: EmbeddingOptions) -> dict[str, EmbeddingTable]:
+def build_tables(schema: Schema, options: EmbeddingOptions) -> dict[str, Table]:
     """Return the embedding tables that a schema needs, by domain, each with a seed of its own."""
     tables = {
-        spec.domain: EmbeddingTable(
-            spec.rows,
-            spec.dim,
-            initializer=None if (wanted := initializer_of(options, spec)) is None else fresh_initializer(wanted, place),
-            padding=spec.padding,
-            name=f"{spec.domain}_table",
-            trainable=spec.trainable,
-        )
+        spec.domain: _table(spec, initializer_of(options, spec), place)
         for place, spec in enumerate(table_specs(schema, options).values())
     }
     for name, table in tables.items():
-        if (vectors := schema.vectors(name)) is not None:
+        if (vectors := schema.vectors(name)) is not None and isinstance(table, EmbeddingTable):
             table.embeddings.assign(_whole_table(vectors, schema.domains[name].reserved, table.rows))
     return tables
+
+
+def _table(spec: TableSpec, wanted: Any, place: int) -> Table:
+    initializer = None if wanted is None else fresh_initializer(wanted, place)
+    said: dict[str, Any] = {"initializer": initializer, "name": f"{spec.domain}_table", "trainable": spec.trainable}
+    if spec.compress is None:
+        return EmbeddingTable(spec.rows, spec.dim, padding=spec.padding, **said)
+    how = (spec.compress.remainders, spec.compress.operation, spec.reserved)
+    return QuotientRemainderTable(spec.rows, spec.dim, *how, **said)
 
 
 def _whole_table(vectors: Any, reserved: int, rows: int) -> Any:
@@ -86,7 +89,7 @@ class FeatureEncoder(keras.layers.Layer):
         self,
         schema: Schema,
         features: Sequence[Feature],
-        tables: Mapping[str, EmbeddingTable],
+        tables: Mapping[str, Table],
         options: EmbeddingOptions,
         **kwargs: Any,
     ) -> None:

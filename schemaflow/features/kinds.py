@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from schemaflow.errors import ConfigError
 from schemaflow.features.tables import EmbeddingOptions, combiner_of, is_dropped
-from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.layers.quotient_remainder import Table
 from schemaflow.schema.columns import missing_value
 from schemaflow.schema.feature import DAY, MISSING, OUT_OF_VOCABULARY, Feature, encoded_name
 from schemaflow.schema.options import TextOptions
@@ -102,7 +102,7 @@ class CategoricalEncoder(_Numeric):
     """A raw value to its row, and the row to its vector."""
 
     def __init__(
-        self, schema: Schema, feature: Feature, table: EmbeddingTable, options: EmbeddingOptions, **kwargs: Any
+        self, schema: Schema, feature: Feature, table: Table, options: EmbeddingOptions, **kwargs: Any
     ) -> None:
         super().__init__(schema, feature, table.dim, **kwargs)
         self.table = table

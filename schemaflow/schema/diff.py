@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from schemaflow.errors import SchemaError
 from schemaflow.schema.document import Document
 from schemaflow.schema.feature import Feature
-from schemaflow.schema.options import TextOptions
+from schemaflow.schema.options import Compress, TextOptions
 from schemaflow.schema.tags import OWN, SIDES, Tags, is_side
 
 if TYPE_CHECKING:
@@ -314,6 +314,9 @@ RULES: Mapping[str, _Rule] = {
     "embedding.pretrained.file": _WITHIN_PRETRAINED,
     "embedding.pretrained.key": _WITHIN_PRETRAINED,
     "embedding.pretrained.vector": _WITHIN_PRETRAINED,
+    "embedding.compress": _by_table,
+    "embedding.compress.remainders": _by_table,
+    "embedding.compress.operation": _by_table,
     "embedding.trainable": _compatible("rows that were trained stay, and training goes on so"),
     "normalize": _breaks("its numbers mean something else"),
     "buckets": _by_table,
@@ -416,6 +419,10 @@ def _of_table(old: "Schema", new: "Schema", before: "Domain", after: "Domain") -
             was, now = (", ".join(f"{edge:.6g}" for edge in it) for it in edges)
             yield "breaks", f"had buckets between the edges {was} and has {now}; {remedy}"
             return
+    if before.compress != after.compress:
+        was, now = ("not compressed" if it is None else _compressed(it) for it in (before.compress, after.compress))
+        yield "breaks", f"was {was} and is {now}: its rows are made of others; {remedy}"
+        return
     widths = _widths_said(old, before), _widths_said(new, after)
     if widths[0] != widths[1]:
         was, now = (" and ".join(map(str, it)) or "what the model's options say" for it in widths)
@@ -456,6 +463,10 @@ def _of_vocabulary(old: "pa.Array", new: "pa.Array", reserved: int) -> _Finding:
     row = next(row for row, place in enumerate(places.to_pylist()) if row != place)
     where = f"in row {places[row].as_py() + reserved}, was in row {row + reserved}"
     return "breaks", f"has {old[row].as_py()!r} {where}; {remedy}"
+
+
+def _compressed(compress: Compress) -> str:
+    return f"compressed by the {compress.operation} with {compress.remainders} remainders"
 
 
 def _widths_said(schema: "Schema", domain: "Domain") -> list[int]:

@@ -268,7 +268,9 @@ def _of_embedding(feature: "Feature") -> list[str]:
         if spec is None or spec.dim is None:
             return ['is a dense vector but has no width; add "embedding: {dim: <width>}"']
         extra = [
-            key for key in ("combiner", "initializer", "pretrained", "trainable") if getattr(spec, key) is not None
+            key
+            for key in ("combiner", "initializer", "pretrained", "trainable", "compress")
+            if getattr(spec, key) is not None
         ]
         return [f'is a dense vector, which has no table; remove "{key}" from its embedding' for key in extra]
     if spec is None or not isinstance(spec.pretrained, Pretrained):
@@ -276,8 +278,9 @@ def _of_embedding(feature: "Feature") -> list[str]:
     problems = []
     if feature.encoding not in ("vocabulary", "range"):
         problems.append("has pretrained vectors but no vocabulary to match them by; remove one")
-    if spec.initializer is not None:
-        problems.append("has an initializer and pretrained vectors; keep one")
+    for key, what in (("initializer", "an initializer"), ("compress", "a compressed table")):
+        if getattr(spec, key) is not None:
+            problems.append(f"has {what} and pretrained vectors; keep one")
     return problems
 
 

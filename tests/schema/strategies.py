@@ -58,7 +58,8 @@ ROWS = st.one_of(
     st.fixed_dictionaries({"cardinality": st.integers(20, 99)}),
 )
 LIST = mapping(max_length=st.integers(1, 9))
-TABLE = mapping(dim=st.integers(1, 64), initializer=INITIALIZERS, trainable=st.booleans())
+COMPRESS = mapping({"remainders": st.integers(1, 9)}, operation=st.sampled_from(["product", "sum"]))
+TABLE = mapping(dim=st.integers(1, 64), initializer=INITIALIZERS, trainable=st.booleans(), compress=COMPRESS)
 POOLED = mapping(dim=st.integers(1, 64), combiner=st.sampled_from(["mean", "sum", "sqrtn", "max"]))
 PRETRAINED = st.fixed_dictionaries(
     {"pretrained": st.fixed_dictionaries({"file": FILES, "key": WORDS, "vector": WORDS})}

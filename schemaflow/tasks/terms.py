@@ -103,15 +103,31 @@ class _Term(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    def continue_from(self, old: Any) -> None:
+        """Take what no config holds, such as a function of the user's, from the same term of the model that this one's grew from."""
+        return
+
 
 class Task(_Term):
     """A loss: what a model is trained for.
 
     Attributes:
         loss_weight: The loss counts this many times in the model's.
+        towers: Frozen towers that it holds, for queries and for items, if any.
     """
 
     loss_weight: float
+    towers: Sequence[Any] = ()
+
+    def begin(self, query_tower: Any, item_tower: Any, retrieval: Any) -> None:
+        """Let a new model begin as the task says, if it says anything: with weights that it brings.
+
+        Args:
+            query_tower: The model's.
+            item_tower: The model's.
+            retrieval: Its `RetrievalTask`, or None.
+        """
+        return
 
     def loss_in(self, step: Step) -> tf.Tensor:
         """Return the loss of a batch, a scalar float32, and update the task's metrics."""

@@ -25,9 +25,11 @@ from schemaflow.features.unseen import UnseenRows
 from schemaflow.growth import Held, carry_over, keep_frozen, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce, Index
 from schemaflow.inputs import Epochs, Inputs, refuse_arguments
+from schemaflow.interests import nearest_interest
 from schemaflow.items import AllItems
 from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
+from schemaflow.layers.prefix import Prefix
 from schemaflow.negatives import Negatives, correction_of, samplers_of
 from schemaflow.optimizers import LossScaleOptimizer, optimizer_of
 from schemaflow.registry import register
@@ -62,7 +64,7 @@ class TwoTowerModel(keras.Model):
 
     Args:
         schema: A fitted `Schema`, or the path of its YAML file.
-        query_tower: Any Keras layer [batch, width] -> [batch, dim], such as `MLPBlock([128, 64])`.
+        query_tower: Any Keras layer [batch, width] -> [batch, dim], such as `MLPBlock([128, 64])`; or -> [batch, K, dim].
         item_tower: The same for items; None makes a copy of the query tower's architecture with weights of its own.
         query_tower_tag: The features with this tag, and context features, enter the query tower: a side of the schema's,
             which may be its own, such as `x-seed`.
@@ -83,6 +85,10 @@ class TwoTowerModel(keras.Model):
             negatives of their user. `l2_normalize`: both towers end in vectors of length one. `debiasing`: one or several
             `Debiasing`, whose weights the retrieval loss multiplies a row's worth with. `name`, `dtype`: as for any Keras
             model.
+
+    A query tower that ends in [batch, K, dim] gives each query K vectors, one for each of its interests. An item's score is
+    then the highest, `max_k q_k(x) . c(y)`, in evaluation and in every index; all terms of the loss are given the interest
+    that the row's own item is nearest to. It needs an `item_tower` of its own, which gives one vector for an item.
 
     Targets with a `value` in the schema say what a row is worth to the retrieval loss, which is then the mean of the rows'
     losses weighted by `max(0, sum_t value_t label_t)`: a row worth nothing has no positive, and its item is a negative of
@@ -163,7 +169,7 @@ class TwoTowerModel(keras.Model):
             raise ConfigError(f"l2_normalize is {l2_normalize!r}; expected True or False")
         if not isinstance(embedding_options, EmbeddingOptions):
             raise ConfigError(f"embedding_options is {embedding_options!r}; expected EmbeddingOptions(…)")
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "query_tower_tag": str(query_tower_tag),
             "item_tower_tag": str(item_tower_tag),
             "l2_normalize": l2_normalize,
@@ -186,6 +192,11 @@ class TwoTowerModel(keras.Model):
         }
         self.query_tower = Tower(schema, [it.name for it in sides.query], query_tower, name="query_tower", **shared)
         self.item_tower = Tower(schema, [it.name for it in sides.item], item_block, name="item_tower", **shared)
+        if self.item_tower.interests is not None:
+            raise ConfigError(
+                f"the item tower gives {self.item_tower.interests} vectors for each item; only queries may have several: pass"
+                " an item_tower of its own, which ends in [batch, dim]"
+            )
         if self.query_tower.dim != self.item_tower.dim:
             raise ConfigError(
                 f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
@@ -224,6 +235,8 @@ class TwoTowerModel(keras.Model):
             raise ConfigError(f"prediction_tasks holds {len(retrieval)} RetrievalTasks; expected one at most")
         self.tasks, self.debiasing = tasks, debiasing
         self.retrieval = retrieval[0] if retrieval else None
+        if self.retrieval is not None:
+            self.retrieval.expect(self.query_tower.dim, self._arguments["l2_normalize"])
         beside = bound([*tasks, *debiasing], self.schema, self.sides)
         refuse_twins([*tasks, *debiasing])
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
@@ -288,18 +301,21 @@ class TwoTowerModel(keras.Model):
     def call(self, inputs: Tensors, training: bool = False) -> dict[str, tf.Tensor]:
         """Return `query` [batch, dim], `candidate` [batch, dim] and `score` [batch], the dot product of the two.
 
+        Of queries of several vectors, `query` is [batch, K, dim], and `score` the highest of their products.
+
         Args:
             inputs: The features of both sides, raw or encoded.
             training: Reaches the towers' layers through Keras.
         """
         query_inputs = self.query_tower.inputs_of(inputs)
         query, candidate = self.query_tower.body(query_inputs), self.item_tower(inputs)
-        outputs = {"query": query, "candidate": candidate, "score": tf.reduce_sum(query * candidate, axis=-1)}
+        nearest = nearest_interest(query, candidate)  # [batch, dim]
+        outputs = {"query": query, "candidate": candidate, "score": tf.reduce_sum(nearest * candidate, axis=-1)}
         if self._reads_inputs:
             outputs[QUERY_INPUTS] = query_inputs
         if not training:  # where the loss asks the tasks itself, once
             for task in self.tasks:
-                outputs |= task.predictions(query, candidate, query_inputs)
+                outputs |= task.predictions(nearest, candidate, query_inputs)
         return outputs
 
     def compute_loss(
@@ -327,7 +343,7 @@ class TwoTowerModel(keras.Model):
 
     def _step(self, x: Tensors, outputs: Mapping[str, tf.Tensor], sample_weight: Any, training: bool) -> Step:
         """Return what terms read of a batch."""
-        candidate = outputs["candidate"]
+        query, candidate = outputs["query"], outputs["candidate"]
         ids = tf.cast(self.item_tower.encoder.rows(self.sides.item_id.name, x), tf.int64)  # [batch]
         weights = self._inputs.weights(x, sample_weight)
 
@@ -337,7 +353,8 @@ class TwoTowerModel(keras.Model):
 
         return Step(
             inputs=x,
-            query=outputs["query"],
+            query=nearest_interest(query, candidate),
+            interests=query if self.query_tower.interests is not None else None,
             query_inputs=outputs.get(QUERY_INPUTS),
             candidate=candidate,
             ids=ids,
@@ -522,7 +539,7 @@ class TwoTowerModel(keras.Model):
     def query_embeddings(
         self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None
     ) -> Array:
-        """Return the vectors of queries, [n, dim] float32.
+        """Return the vectors of queries, [n, dim] float32; [n, K, dim] where a query has several.
 
         Args:
             queries: A table or dataset with the query tower's features.
@@ -582,6 +599,47 @@ class TwoTowerModel(keras.Model):
         index = BruteForce() if index is None else index
         index.k = index.k if k is None else k
         return index.index(vectors, ids.to_numpy(zero_copy_only=False))
+
+    def truncated(self, dim: int) -> "TwoTowerModel":
+        """Return the model of the first `dim` numbers of this one's vectors, to evaluate, index and export as any other.
+
+        It finds nearly as well where this one was trained with `RetrievalTask(matryoshka_dims=(dim, …))`, and its index
+        takes so much less. Its towers hold copies of the weights; with `l2_normalize` they end in vectors of length one.
+        Of the tasks it has retrieval alone, since others read whole vectors, and it is not compiled.
+
+        Raises:
+            ConfigError: `dim` is no integer from 1 to the vectors' width.
+
+        Example:
+            >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
+            ... version: 1
+            ... features:
+            ...   user_id: {dtype: int64, tags: [user, id], cardinality: 5}
+            ...   item_id: {dtype: int64, tags: [item, id], cardinality: 9}
+            ... '''})
+            >>> task = RetrievalTask(matryoshka_dims=[16, 32])
+            >>> model = TwoTowerModel(schema, keras.layers.Dense(64), prediction_tasks=task)
+            >>> model.truncated(16).query_embeddings({"user_id": [3]}).shape
+            (1, 16)
+        """
+        arguments = self._arguments_of(self.get_config())
+        config = (RetrievalTask() if self.retrieval is None else self.retrieval).get_config()
+        dims = [it for it in config["matryoshka_dims"] if it < dim]
+        task = RetrievalTask.from_config(config | {"matryoshka_dims": dims})
+        made = type(self)(
+            **arguments
+            | {"debiasing": (), "samplers": (), "known_positives": None}  # what only training needs
+            | {"candidates": self.catalogue if self._holds_table else None}  # a config holds no items
+            | {"post": Prefix(dim, of=arguments["post"], dtype=self.dtype_policy), "prediction_tasks": task}
+        )
+        pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = [
+            (self.query_tower, made.query_tower),
+            (self.item_tower, made.item_tower),
+        ]
+        for old, new in pairs if self.retrieval is None else [*pairs, (self.retrieval, task)]:
+            for it, other in zip(old.variables, new.variables, strict=True):
+                other.assign(it)
+        return made
 
     def export(
         self,

@@ -202,6 +202,7 @@ def _task(towers: TowersConfig, task: TaskConfig) -> Task:
             loss=towers.loss,
             temperature=towers.logits_temperature,
             num_hard_negatives=towers.num_hard_negatives,
+            matryoshka_dims=towers.matryoshka_dims,
             loss_weight=task.loss_weight,
         )
     block = None if task.dimensions is None else MLPBlock(task.dimensions, final_activation="relu")

@@ -16,6 +16,7 @@ from schemaflow import losses, registry
 from schemaflow.errors import ConfigError
 from schemaflow.features.catalogue import ItemCatalogue
 from schemaflow.features.known import KnownPositives
+from schemaflow.layers.prefix import Prefix
 from schemaflow.towers import Tower
 
 VECTORS = tf.constant(np.random.default_rng(0).normal(size=(5, 3)), tf.float32)
@@ -32,6 +33,7 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     "block/mlp": (lambda **it: sf.MLPBlock([4, 2], normalization="layer_norm", residual=True, **it), VECTORS),
     "block/cross": (lambda **it: sf.CrossBlock(2, low_rank_dim=2, **it), VECTORS),
     "block/l2-norm": (sf.L2Norm, VECTORS),
+    "block/prefix": (lambda **it: Prefix(2, of=sf.L2Norm(), **it), VECTORS),
     "layer/item-catalogue": (
         lambda **it: ItemCatalogue({"item": {"shape": [5], "dtype": "int64"}}, reserved=0, **it),
         tf.range(5, dtype=tf.int64),
@@ -68,6 +70,7 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
             batch_metrics=keras.metrics.CategoricalAccuracy(),
             temperature="learned",
             num_hard_negatives=3,
+            matryoshka_dims=[1, 2],
             loss_weight=0.5,
             metrics_in_training=True,
             initial_temperature=0.5,

@@ -54,7 +54,7 @@ def features_of(schema: Schema, features: Sequence[Feature], given: Mapping[str,
 
 
 def lists_of_ids(argument: str, given: Any, rows: int, dtype: tf.DType) -> list[list[Any] | None]:
-    """Return a list of item ids for each row, or None for a row that has none.
+    """Return a list of item ids for each row, or None for a row that has none; one list for all rows stays one in memory.
 
     Args:
         argument: Its name, for messages.
@@ -78,6 +78,8 @@ def lists_of_ids(argument: str, given: Any, rows: int, dtype: tf.DType) -> list[
         )
     if wrong := [it for it in whole if isinstance(it, (str, bytes)) or not isinstance(it, (Iterable, type(None)))]:
         raise ConfigError(f"{argument} holds {wrong[0]!r} beside lists; give a list for each row, or ids alone")
+    if whole and all(it is whole[0] for it in whole):
+        return [None if whole[0] is None else checked_ids(argument, list(whole[0]), dtype)] * rows
     return [None if it is None else checked_ids(argument, list(it), dtype) for it in whole]
 
 

@@ -87,7 +87,9 @@ class _Numeric(_Encoder):
         missing = _is_missing(self.feature, filled)
         if self.feature.time is not None and self.statistics is not None:
             age = tf.constant(self.statistics.newest, tf.int64) - filled
-            values = tf.cast(age, tf.float64) / DAY[self.feature.time.unit]
+            # by a constant, a graph multiplies by its reciprocal: then an age that is an edge may fall beside it
+            day = tf.compat.v1.placeholder_with_default(tf.constant(DAY[self.feature.time.unit], tf.float64), [])
+            values = tf.cast(age, tf.float64) / day
         else:
             values = tf.cast(filled, tf.float64)
         fill = float("nan") if self.feature.stand_in is None else float(self.feature.stand_in)

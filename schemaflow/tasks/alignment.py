@@ -200,12 +200,12 @@ class RewardAlignmentTask(Task):
         """Return the loss of a batch, a scalar float32, and update the metrics."""
         assert step.items is not None, "the model gives what a term needs"
         items, (query_tower, item_tower) = step.items, self.towers
-        listed = shortlist(items, step.query, self.hard, self.random, self._seed)
+        listed = shortlist(items, step.queries, self.hard, self.random, self._seed)
         rewards = self.scorer.scores(step, listed.positions)  # [b, m]
-        query = tf.cast(query_tower(step.inputs, training=False), tf.float32)
-        vectors = listed.vectors(lambda at: item_tower(items.features(at), training=False))
-        base = tf.stop_gradient(tf.linalg.matvec(vectors, query)) / self._temperature
-        scores = listed.logits(step.query, items) / self._temperature
+        query = query_tower(step.inputs, training=False)
+        base = listed.scores(query, lambda at: item_tower(items.features(at), training=False)) / self._temperature
+        base = tf.stop_gradient(base)
+        scores = listed.logits(step.queries, items) / self._temperature
         compared = listed.first & ~tf.math.is_nan(rewards)
         judged = tf.reduce_sum(tf.cast(compared, tf.int32), axis=1) > 1  # [b]
         weights = tf.cast(judged, tf.float32)

@@ -177,7 +177,7 @@ class DistillationTask(Task):
 
     def loss_in(self, step: Step) -> tf.Tensor:
         """Return the loss of a batch, a scalar float32, and update the metrics."""
-        query = tf.cast(step.query, tf.float32)
+        query = tf.cast(step.query if self.scorer is None else step.queries, tf.float32)
         if self._turn is not None:
             query = tf.matmul(query, self._turn)
         if self.scorer is None:
@@ -186,7 +186,7 @@ class DistillationTask(Task):
             compared = ~tf.math.is_nan(teacher)
         else:
             assert step.items is not None, "the model gives what a term needs"
-            listed = shortlist(step.items, step.query, self.hard, self.random, self._seed)
+            listed = shortlist(step.items, step.queries, self.hard, self.random, self._seed)
             teacher = self.scorer.scores(step, listed.positions)  # [b, m]
             scores = listed.logits(query, step.items)
             compared = listed.first & ~tf.math.is_nan(teacher)

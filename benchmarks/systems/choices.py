@@ -22,7 +22,8 @@ from schemaflow.datasets import Choices, Simulation, simulate
 
 __all__ = ["Judged", "World"]
 
-USERS, ITEMS, CROSS, CLICKBAIT = 2000, 1000, 3.0, 0.7
+USERS, ITEMS = 2000, 1000
+AFFINITY, CROSS, QUALITY, CLICKBAIT = map(float, __import__("os").environ.get("WORLD", "0.7,2.5,.5,.7").split(","))
 BATCH_SIZE, RATE, BLOCK = 256, 0.003, (128, 64)
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -55,7 +56,16 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         log = Choices(clickbait=CLICKBAIT)
-        self.truth: Simulation = simulate(tempfile.mkdtemp(), log, users=USERS, items=ITEMS, cross=CROSS, seed=seed)
+        self.truth: Simulation = simulate(
+            tempfile.mkdtemp(),
+            log,
+            users=USERS,
+            items=ITEMS,
+            affinity=AFFINITY,
+            cross=CROSS,
+            quality=QUALITY,
+            seed=seed,
+        )
         names = ["user_factors", "item_id", "item_factors"]
         whole = sf.Schema.from_yaml(self.truth.schema).select_by_name(names)
         self.schema = whole.fit(self.truth.interactions, self.truth.items)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from schemaflow.schema import Feature as Feature
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
+    from schemaflow.tasks.alignment import RewardAlignmentTask as RewardAlignmentTask
+    from schemaflow.tasks.distillation import DistillationTask as DistillationTask
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
     from schemaflow.tasks.scoring import Scorer as Scorer
@@ -44,6 +46,7 @@ _HOMES = {
     "BruteForce": "schemaflow.index",
     "CachedCrossBatchSampler": "schemaflow.sampling",
     "CrossBlock": "schemaflow.layers.cross",
+    "DistillationTask": "schemaflow.tasks.distillation",
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
     "FactorizedTopK": "schemaflow.tasks.factorized_top_k",
@@ -58,6 +61,7 @@ _HOMES = {
     "RegressionTask": "schemaflow.tasks.targets",
     "Report": "schemaflow.evaluation",
     "RetrievalTask": "schemaflow.tasks.retrieval",
+    "RewardAlignmentTask": "schemaflow.tasks.alignment",
     "RunConfig": "schemaflow.config",
     "ScaNN": "schemaflow.index",
     "Schema": "schemaflow.schema",
@@ -78,6 +82,7 @@ __all__ = [
     "BruteForce",
     "CachedCrossBatchSampler",
     "CrossBlock",
+    "DistillationTask",
     "EmbeddingOptions",
     "EmbeddingTable",
     "FactorizedTopK",
@@ -92,6 +97,7 @@ __all__ = [
     "RegressionTask",
     "Report",
     "RetrievalTask",
+    "RewardAlignmentTask",
     "RunConfig",
     "ScaNN",
     "Schema",

@@ -107,7 +107,7 @@ def _trainable(schema: Schema, name: str) -> bool:
 def carry_over(
     old: keras.Model,
     new: keras.Model,
-    towers: Sequence[tuple[Tower, Tower]],
+    copies: Sequence[Sequence[tuple[Tower, Tower]]],
     sides: Sequence[TableLike],
     held: Sequence[Held] = (),
 ) -> None:
@@ -116,7 +116,7 @@ def carry_over(
     Args:
         old: The trained model.
         new: The model of the new schema, with the same arguments, compiled where the old one is.
-        towers: The old tower and the new one, for each side.
+        copies: The old tower and the new one, for each side; and so for other models' towers that it holds.
         sides: Tables of new and known ids with their side features.
         held: Layers that hold data, and not what was learned of it.
 
@@ -124,7 +124,7 @@ def carry_over(
         DataError: A side table has no id, no side feature, no id that was trained, or an id twice.
         ConfigError: The optimizer keeps slots that do not grow by rows.
     """
-    grown = {id(it.new): it for before, after in towers for it in _grown_tables(before, after)}
+    grown = {id(it.new): it for towers in copies for before, after in towers for it in _grown_tables(before, after)}
     _assign_rest(
         _rest(old, {id(it.old.embeddings) for it in grown.values()} | _of(it.old for it in held)),
         _rest(new, {id(it.new.embeddings) for it in grown.values()} | _of(it.new for it in held)),
@@ -137,13 +137,17 @@ def carry_over(
         it.new.embeddings.assign(it.start)
     for table in sides:
         source = open_source(table)
-        keys = [it for _, tower in towers for it in tower.features if _is_id(it)]
+        keys = [it for _, tower in copies[0] for it in tower.features if _is_id(it)]
         views = [(as_side_table(source, new.schema, key), key) for key in keys]
         of_ids = {id(view): view for view, key in views if key.source in view.columns}
         for view in of_ids.values() or [source]:
-            _start_from_sides(view, towers, grown)
+            for towers in copies:
+                _start_from_sides(view, towers, grown)
     if old.compiled and old.optimizer is not None:
-        _carry_optimizer(old, new, list(grown.values()))
+        own = {
+            id(table) for _, tower in copies[0] for table in _tables(tower).values()
+        }  # those of others have no slots
+        _carry_optimizer(old, new, [it for it in grown.values() if id(it.new) in own])
 
 
 def _begin_with(before: keras.layers.Layer, after: keras.layers.Layer) -> None:

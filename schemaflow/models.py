@@ -248,6 +248,7 @@ class TwoTowerModel(keras.Model):
         inputs = tf.zeros((2, self.query_tower.encoder.width))
         for task in tasks:
             task.predictions(probe, probe, inputs)  # makes the weights of those that predict
+            task.begin(self.query_tower, self.item_tower, self.retrieval)
 
     def _add_negatives(
         self, given: Sequence[Sampler | str], correction: Any, candidates: Any, known_positives: Any
@@ -366,6 +367,7 @@ class TwoTowerModel(keras.Model):
             items=self._items,
             temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
             encoded_queries=partial(self.query_tower.encoder.encoded, x),
+            encoded_items=partial(self.item_tower.encoder.encoded, x),
         )
 
     def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:
@@ -719,16 +721,23 @@ class TwoTowerModel(keras.Model):
         if candidates is not None:
             arguments["candidates"] = candidates
         grown = type(self)(**arguments)
+        for now, before in zip((*grown.tasks, *grown.debiasing), (*self.tasks, *self.debiasing), strict=True):
+            now.continue_from(before)
         pairs = list(zip(towers, (grown.query_tower, grown.item_tower), strict=True))
         held = [
             Held(self.catalogue, grown.catalogue, kept=self._holds_table and candidates is None),
             Held(old, grown.known_positives, kept=known_positives is None),
             Held(self.negatives.frequency, grown.negatives.frequency),
         ]
-        keep_frozen(self, grown, pairs, held)
+        copies = [
+            list(zip(before.towers, now.towers, strict=True))
+            for before, now in zip(self.tasks, grown.tasks, strict=True)
+            if before.towers
+        ]
+        keep_frozen(self, grown, [*pairs, *(it for copy in copies for it in copy)], held)
         if self.compiled:
             grown.compile_from_config(self.get_compile_config())
-        carry_over(self, grown, pairs, tables, held)
+        carry_over(self, grown, [pairs, *copies], tables, held)
         grown._unseen.carry(self._unseen)
         return grown
 

@@ -52,6 +52,16 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
         tf.range(5, dtype=tf.int64),
     ),
     "task/binary-classification": (lambda **it: sf.BinaryClassificationTask("click", **it), VECTORS),
+    "task/distillation": (
+        lambda **it: sf.DistillationTask(
+            sf.Scorer(len, features=["item"]), "margin", hard=3, random=5, loss_weight=0.5, **it
+        ),
+        VECTORS,
+    ),
+    "task/reward-alignment": (
+        lambda **it: sf.RewardAlignmentTask(len, beta=2.0, start="fresh", hard=3, random=5, loss_weight=0.5, **it),
+        VECTORS,
+    ),
     "task/regression": (
         lambda **it: sf.RegressionTask(
             "rating", sf.MLPBlock([4]), keras.losses.Huber(2.0), [keras.metrics.MeanAbsoluteError()], 0.5, **it
@@ -103,7 +113,8 @@ OTHERS = {
 }
 
 
-PAIRED = (sf.BinaryClassificationTask, sf.RegressionTask)  # these take queries and candidates, as a RetrievalTask does
+PAIRED = (sf.BinaryClassificationTask, sf.RegressionTask, sf.DistillationTask)
+"""These take queries and candidates, or scores and a teacher's."""
 
 
 def run(layer: Any, inputs: Any) -> list[np.ndarray]:
@@ -117,6 +128,8 @@ def called(layer: Any, inputs: Any) -> Any:
         return layer.ids(inputs)
     if isinstance(layer, KnownPositives):
         return layer(inputs).to_tensor()
+    if isinstance(layer, sf.RewardAlignmentTask):
+        return layer(inputs, inputs, inputs)
     return layer(inputs, inputs) if isinstance(layer, PAIRED) else layer(inputs)
 
 

@@ -349,6 +349,7 @@ class TwoTowerModel(keras.Model):
             items=self._items,
             temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
             encoded_queries=partial(self.query_tower.encoder.encoded, x),
+            encoded_items=partial(self.item_tower.encoder.encoded, x),
         )
 
     def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:

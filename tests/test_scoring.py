@@ -53,7 +53,14 @@ def step_of(queries: Mapping[str, Any] = QUERIES) -> Step:
     items.take(tf.eye(3))
     rest = dict.fromkeys(Step.__dataclass_fields__)
     inputs = {name: tf.constant(values) for name, values in queries.items()}
-    return Step(**cast(Any, rest | {"items": items, "encoded_queries": lambda: encoder.encoded(inputs)}))
+    own = items.features(tf.constant([2, 1, 0]))
+    given: dict[str, Any] = {
+        "items": items,
+        "query": tf.zeros((len(inputs["user"]), 3)),
+        "encoded_queries": lambda: encoder.encoded(inputs),
+        "encoded_items": lambda: own,
+    }
+    return Step(**cast(Any, rest | given))
 
 
 def test_a_numpy_function_is_given_the_values_of_the_data() -> None:
@@ -68,6 +75,10 @@ def test_a_numpy_function_is_given_the_values_of_the_data() -> None:
     step = step_of()
     scores = tf.function(lambda: scorer.scores(step, POSITIONS), autograph=False)()  # in a graph, as in training
     assert scores.numpy() == pytest.approx(np.array([[21, 25], [43, 41], [65, 65]]), abs=1e-5)
+    own = tf.function(lambda: scorer.own_scores(step), autograph=False)()
+    assert own.numpy() == pytest.approx([23, 45, 61], abs=1e-5)
+    assert seen["item"].tolist() == [[90], [80], [70]]
+    scorer.scores(step, POSITIONS)
     assert seen["user"].tolist() == ["bob", "ann", ""]  # eve is not in the vocabulary
     assert seen["age"] == pytest.approx([20, 40, 60], abs=1e-5)
     assert seen["item"].tolist() == [[70, 80], [90, 70], [80, 80]]

@@ -333,7 +333,7 @@ _OF_KIND = frozenset({Tags.CATEGORICAL, Tags.CONTINUOUS, Tags.EMBEDDING, Tags.SE
 """Tags that say nothing of an input beyond its kind and its lists, which are compared themselves."""
 
 _OF_VALUES = frozenset({
-    *SIDES, *_OF_KIND, Tags.FILTER, Tags.TIME, Tags.POSITION, Tags.WEIGHT, Tags.EXPLICIT_NEGATIVE,
+    *SIDES, *_OF_KIND, Tags.FILTER, Tags.TIME, Tags.POSITION, Tags.WEIGHT, Tags.EXPLICIT_NEGATIVE, Tags.TEACHER,
     Tags.TARGET, Tags.REGRESSION, Tags.CLASSIFICATION, Tags.BINARY, Tags.MULTI_CLASS,
 })  # fmt: skip
 """Tags of features that are no input of a tower."""

@@ -49,7 +49,7 @@ DType = Literal[
     "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32", "float64"
 ]  # uint64 is left out: TensorFlow's lookups hold signed 64-bit keys
 
-_VALUES = frozenset({Tags.TARGET, Tags.TIME, Tags.POSITION, Tags.EXPLICIT_NEGATIVE}) | TARGET_KINDS
+_VALUES = frozenset({Tags.TARGET, Tags.TIME, Tags.POSITION, Tags.EXPLICIT_NEGATIVE, Tags.TEACHER}) | TARGET_KINDS
 _CATEGORICAL = frozenset({Tags.CATEGORICAL, Tags.ID, Tags.SEQUENCE, Tags.TEXT})
 
 
@@ -77,7 +77,8 @@ class Feature(Document):
         name: Letters, digits and underscores, beginning with a letter: it becomes an input of the exported signatures.
         dtype: The type of one value.
         tags: Its side (user, item, context, session, or one of your own, `x-seed`), its kind (id, categorical,
-            continuous, sequence, text, embedding) and its role (target, time, weight, position, explicit_negative, filter).
+            continuous, sequence, text, embedding) and its role (target, time, weight, position, explicit_negative, teacher,
+            filter).
             With `filter`, requests can ask for items by it; it enters the model too if it is tagged with its kind.
         column: The Parquet column, where its name differs.
         cardinality: The rows of its embedding table, reserved ones included. An upper bound with a learned vocabulary.
@@ -144,7 +145,7 @@ class Feature(Document):
         """How it enters the model; None where that cannot be told.
 
         Through a table (categorical), as a number (continuous), as numbers (vector), by weighing the values of a list
-        (weights), or (targets, moments, positions, weights of examples, explicit negatives, ids of sessions, what items
+        (weights), or (targets, moments, positions, weights of examples, explicit negatives, a teacher's scores, ids of sessions, what items
         are only filtered by) not at all (value).
         """
         tags, part = frozenset(self.tags), None if self.time is None else self.time.take

@@ -35,7 +35,7 @@ RESERVED_NAMES = frozenset(
 )
 """Words that the exported signatures use for themselves."""
 
-_UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.BIAS, Tags.TEACHER, Tags.ACTION})
+_UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.BIAS, Tags.ACTION})
 """Tags that have a name but that nothing reads yet: refused, not ignored."""
 
 _READ = [tag for tag in Tags if not _UNSUPPORTED.intersection(atoms([tag]))]
@@ -65,7 +65,7 @@ _DERIVED = ("buckets", "calendar")
 """Encodings whose rows are made of numbers, and not looked up."""
 
 _KIND_TAGS = (Tags.CONTINUOUS, Tags.CATEGORICAL, Tags.EMBEDDING)
-_ROLES = (Tags.WEIGHT, Tags.TARGET, Tags.POSITION, Tags.TIME, Tags.EXPLICIT_NEGATIVE)
+_ROLES = (Tags.WEIGHT, Tags.TARGET, Tags.POSITION, Tags.TIME, Tags.EXPLICIT_NEGATIVE, Tags.TEACHER)
 _IDS = frozenset({Tags.ID, Tags.SEQUENCE, Tags.TEXT})
 
 
@@ -132,6 +132,10 @@ def _of_kind(feature: "Feature") -> list[str]:
     roles = [tag for tag in _ROLES if tag in feature.tags]
     if roles == [Tags.EXPLICIT_NEGATIVE] and (string or floating):
         problems.append(f"is tagged explicit_negative but has dtype {dtype}; it is 0 or 1: use an integer dtype")
+    elif roles == [Tags.TEACHER] and not floating:
+        problems.append(
+            f"is tagged teacher but has dtype {dtype}; a score is a number that may be missing: use float32"
+        )
     elif roles and string:
         problems.append(f"is tagged {roles[0]} but has dtype string; a {roles[0]} is a number")
     if len(roles) > 1:

@@ -107,16 +107,22 @@ class Scorer:
             ConfigError: The function was not saved with the model.
             tensorflow.errors.OpError: It fails, gives another shape, or an infinite number.
         """
-        assert step.items is not None, "a scorer is asked for items beyond the batch"
+        assert step.items is not None, "the model gives what a term needs"
+        return self._scores(step, step.items.features(tf.reshape(positions, [-1])), tf.shape(positions))
+
+    def own_scores(self, step: Step) -> tf.Tensor:
+        """Return the scores of a batch's queries with the rows' own items, [b] float32, as `scores` does."""
+        return self._scores(step, step.encoded_items(), tf.stack([tf.shape(step.query)[0], 1]))[:, 0]
+
+    def _scores(self, step: Step, items: Tensors, shape: tf.Tensor) -> tf.Tensor:
+        """Return the scores of queries with the items whose features are those of b * m rows, [b, m]."""
         if self.function is None:
             raise ConfigError(
                 f'the function "{self.name}", a teacher or a reward, was not saved with the model, since it is not registered:'
                 " set it as the task's scorer.function, or register it with keras.saving.register_keras_serializable before"
                 " the model is saved"
             )
-        shape = tf.shape(positions)
-        queries = _named(self._query, step.encoded_queries())
-        items = _named(self._item, step.items.features(tf.reshape(positions, [-1])))
+        queries, items = _named(self._query, step.encoded_queries()), _named(self._item, items)
         if self.tensors:
             items = {name: _in_rows(values, shape) for name, values in items.items()}
             found = tf.cast(self.function(queries, items), tf.float32)
@@ -127,7 +133,7 @@ class Scorer:
             [f'the scorer "{self.name}" gives an infinite score, or the shape', tf.shape(found), "; expected", shape],
         )
         with tf.control_dependencies([right] if right is not None else []):
-            return tf.ensure_shape(tf.stop_gradient(tf.identity(found)), positions.shape)
+            return tf.reshape(tf.stop_gradient(found), shape)
 
     def _by_numpy(self, queries: Tensors, items: Tensors, shape: tf.Tensor) -> tf.Tensor:
         """Return what the function makes of NumPy arrays, [b, m] float32."""

@@ -1,7 +1,7 @@
 """The items that a query is compared on: those it finds nearest, and some drawn at random."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,17 +25,17 @@ class Shortlist:
     first: tf.Tensor
 
     def logits(self, queries: tf.Tensor, items: Items) -> tf.Tensor:
-        """Return the dot products of queries [b, dim] with their items by the item tower as it is, [b, m] float32.
+        """Return the dot products of queries [b, dim] with their items by the item tower as it is, [b, m] float32."""
+        return tf.linalg.matvec(self.vectors(items.vectors), tf.cast(queries, tf.float32))
 
-        The tower sees each item once, however many queries it is compared with.
+    def vectors(self, embed: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """Return the vectors of the items, [b, m, dim] float32.
+
+        Args:
+            embed: Gives those of positions, [n] -> [n, dim]; it is asked for each item once, however often it stands there.
         """
-        return self.products(queries, items.vectors)
-
-    def products(self, queries: tf.Tensor, embed: Any) -> tf.Tensor:
-        """Return the dot products of queries [b, dim] with the vectors that `embed` gives of positions, [b, m] float32."""
         distinct, place = tf.unique(tf.reshape(self.positions, [-1]))
-        vectors = tf.gather(tf.cast(embed(distinct), tf.float32), tf.reshape(place, tf.shape(self.positions)))
-        return tf.einsum("bd,bmd->bm", tf.cast(queries, tf.float32), vectors)
+        return tf.gather(tf.cast(embed(distinct), tf.float32), tf.reshape(place, tf.shape(self.positions)))
 
 
 def shortlist(items: Items, queries: tf.Tensor, hard: int, random: int, seed: keras.random.SeedGenerator) -> Shortlist:

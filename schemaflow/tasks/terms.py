@@ -62,6 +62,7 @@ class Step:
         items: All items; None unless a term `needs_items`.
         temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
         encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
+        encoded_items: Gives the item tower's features, of the rows' own items.
     """
 
     inputs: Tensors
@@ -78,6 +79,7 @@ class Step:
     items: Items | None
     temperature: float | tf.Tensor
     encoded_queries: Callable[[], Tensors]
+    encoded_items: Callable[[], Tensors]
 
 
 class _Term(keras.layers.Layer):

@@ -135,6 +135,7 @@ SPECS = st.one_of(
             {"dtype": "float32", "tags": ["weight"]},
             {"dtype": "int8", "tags": ["position"]},
             {"dtype": "uint8", "tags": ["explicit_negative"]},
+            {"dtype": "float32", "tags": ["teacher"]},
             {"dtype": "string"},
         ]
     ),

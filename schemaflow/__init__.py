@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
+    from schemaflow.tasks.ranker import LightRanker as LightRanker
+    from schemaflow.tasks.ranker import MixtureOfLogits as MixtureOfLogits
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
     from schemaflow.tasks.scoring import Scorer as Scorer
     from schemaflow.tasks.targets import BinaryClassificationTask as BinaryClassificationTask
@@ -52,7 +54,9 @@ _HOMES = {
     "IVF": "schemaflow.index",
     "InBatchSampler": "schemaflow.sampling",
     "L2Norm": "schemaflow.layers.norm",
+    "LightRanker": "schemaflow.tasks.ranker",
     "MLPBlock": "schemaflow.layers.mlp",
+    "MixtureOfLogits": "schemaflow.tasks.ranker",
     "PopularityBasedSampler": "schemaflow.sampling",
     "Recommender": "schemaflow.export",
     "RegressionTask": "schemaflow.tasks.targets",
@@ -86,7 +90,9 @@ __all__ = [
     "IVF",
     "InBatchSampler",
     "L2Norm",
+    "LightRanker",
     "MLPBlock",
+    "MixtureOfLogits",
     "PopularityBasedSampler",
     "Recommender",
     "RegressionTask",

@@ -45,6 +45,8 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
         tf.range(5, dtype=tf.int64),
     ),
     "task/binary-classification": (lambda **it: sf.BinaryClassificationTask("click", **it), VECTORS),
+    "task/light-ranker": (lambda **it: sf.LightRanker(["click", "bought"], sf.MLPBlock([4]), 2, hard=3, **it), VECTORS),
+    "task/mixture-of-logits": (lambda **it: sf.MixtureOfLogits("click", 2, 3, 4, hidden=5, random=0, **it), VECTORS),
     "task/regression": (
         lambda **it: sf.RegressionTask(
             "rating", sf.MLPBlock([4]), keras.losses.Huber(2.0), [keras.metrics.MeanAbsoluteError()], 0.5, **it
@@ -97,6 +99,8 @@ OTHERS = {
 
 PAIRED = (sf.BinaryClassificationTask, sf.RegressionTask)  # these take queries and candidates, as a RetrievalTask does
 
+RANKERS = (sf.LightRanker, sf.MixtureOfLogits)  # and these several candidates for each query
+
 
 def run(layer: Any, inputs: Any) -> list[np.ndarray]:
     return [it.numpy() for it in tf.nest.flatten(called(layer, inputs))]
@@ -109,6 +113,8 @@ def called(layer: Any, inputs: Any) -> Any:
         return layer.ids(inputs)
     if isinstance(layer, KnownPositives):
         return layer(inputs).to_tensor()
+    if isinstance(layer, RANKERS):
+        return layer(inputs, inputs, tf.stack([inputs, -inputs], axis=1))
     return layer(inputs, inputs) if isinstance(layer, PAIRED) else layer(inputs)
 
 

@@ -1,6 +1,7 @@
 """Prediction tasks: what a model is trained for."""
 
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
+from schemaflow.tasks.ranker import LightRanker, MixtureOfLogits, Ranker
 from schemaflow.tasks.retrieval import RetrievalTask
 from schemaflow.tasks.scoring import Scorer
 from schemaflow.tasks.targets import BinaryClassificationTask, RegressionTask
@@ -10,6 +11,9 @@ __all__ = [
     "BinaryClassificationTask",
     "Debiasing",
     "FactorizedTopK",
+    "LightRanker",
+    "MixtureOfLogits",
+    "Ranker",
     "RegressionTask",
     "RetrievalTask",
     "Scorer",

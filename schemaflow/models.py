@@ -39,7 +39,7 @@ from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import Source, TableLike
 from schemaflow.schema.tags import Tags, is_side, parse_tag
-from schemaflow.tasks import Debiasing, RetrievalTask, Step, Task, bound, refuse_twins
+from schemaflow.tasks import Debiasing, Ranker, RetrievalTask, Step, Task, bound, refuse_twins
 from schemaflow.towers import Tower, fresh_copy
 
 __all__ = ["TwoTowerModel"]
@@ -157,6 +157,7 @@ class TwoTowerModel(keras.Model):
         super().__init__(**kwargs)
         self._ranks = False
         self.retrieval: RetrievalTask | None = None
+        self.ranker: Ranker | None = None
         schema = as_schema(schema)
         query_tower_tag, item_tower_tag = parse_tag(query_tower_tag), parse_tag(item_tower_tag)
         _check_sides(query_tower_tag, item_tower_tag)
@@ -217,6 +218,9 @@ class TwoTowerModel(keras.Model):
         self._encode_query = tf.function(
             lambda batch: tf.cast(self.query_tower(batch), tf.float32), reduce_retracing=True
         )
+        self._encode_inputs = tf.function(
+            lambda batch: tf.cast(self.query_tower.inputs_of(batch), tf.float32), reduce_retracing=True
+        )
         self._encode_candidate = tf.function(
             lambda batch: tf.cast(self.item_tower(batch), tf.float32), reduce_retracing=True
         )
@@ -237,6 +241,11 @@ class TwoTowerModel(keras.Model):
         self.retrieval = retrieval[0] if retrieval else None
         if self.retrieval is not None:
             self.retrieval.expect(self.query_tower.dim, self._arguments["l2_normalize"])
+        rankers = [task for task in tasks if isinstance(task, Ranker)]
+        if len(rankers) > 1:
+            names = " and ".join(type(it).__name__ for it in rankers)
+            raise ConfigError(f"prediction_tasks holds {names}; expected one second stage at most, which is served")
+        self.ranker = rankers[0] if rankers else None
         beside = bound([*tasks, *debiasing], self.schema, self.sides)
         refuse_twins([*tasks, *debiasing])
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
@@ -554,6 +563,10 @@ class TwoTowerModel(keras.Model):
         """Return the vectors of items, [n, dim] float32, like `query_embeddings`."""
         return self._embed(self._encode_candidate, self.sides.item, candidates, batch_size, tables)
 
+    def query_inputs(self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None) -> Array:
+        """Return what the query tower's block is given, and a ranker is too, [n, width] float32, like `query_embeddings`."""
+        return self._embed(self._encode_inputs, self.sides.query, queries, batch_size, tables)
+
     def _embed(
         self, encode: Any, features: Sequence[Feature], x: Any, batch_size: int, tables: str | Path | None
     ) -> Array:
@@ -670,7 +683,8 @@ class TwoTowerModel(keras.Model):
         source = as_side_table(candidates, self.schema, self.sides.item_id)
         raw = read_raw(source, self.schema, (*self.sides.item, *self.sides.filters), tables)
         made = self._indexed(source, index, k, tables)  # without the tower, which the bundle keeps itself
-        return export(path, self.schema, self.sides, self.query_tower, self.item_tower, made, raw, report)
+        towers = (self.query_tower, self.item_tower)
+        return export(path, self.schema, self.sides, *towers, made, raw, report, self.ranker)
 
     # -- growing --------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from schemaflow.index import ScaNN as ScaNN
     from schemaflow.layers.cross import CrossBlock as CrossBlock
     from schemaflow.layers.embedding import EmbeddingTable as EmbeddingTable
+    from schemaflow.layers.history import UserHistoryEncoder as UserHistoryEncoder
     from schemaflow.layers.mlp import MLPBlock as MLPBlock
     from schemaflow.layers.norm import L2Norm as L2Norm
     from schemaflow.models import TwoTowerModel as TwoTowerModel
@@ -65,6 +66,7 @@ _HOMES = {
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
     "UniformSampler": "schemaflow.sampling",
+    "UserHistoryEncoder": "schemaflow.layers.history",
     "datasets": "schemaflow.datasets",
     "evaluate": "schemaflow.evaluation",
     "optimizers": "schemaflow.optimizers",
@@ -98,6 +100,7 @@ __all__ = [
     "Tags",
     "TwoTowerModel",
     "UniformSampler",
+    "UserHistoryEncoder",
     "datasets",
     "evaluate",
     "optimizers",

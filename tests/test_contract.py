@@ -32,6 +32,10 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     "block/mlp": (lambda **it: sf.MLPBlock([4, 2], normalization="layer_norm", residual=True, **it), VECTORS),
     "block/cross": (lambda **it: sf.CrossBlock(2, low_rank_dim=2, **it), VECTORS),
     "block/l2-norm": (sf.L2Norm, VECTORS),
+    "layer/user-history-encoder": (
+        lambda **it: sf.UserHistoryEncoder(["last", "mean", "attention"], 2, 2, 4, 6, 0.2, "gelu", 2, 7, False, **it),
+        tf.constant(np.random.default_rng(1).normal(size=(5, 3, 6)), tf.float32),
+    ),
     "layer/item-catalogue": (
         lambda **it: ItemCatalogue({"item": {"shape": [5], "dtype": "int64"}}, reserved=0, **it),
         tf.range(5, dtype=tf.int64),

@@ -412,7 +412,7 @@ def test_what_the_schema_takes_no_missing_value_of_the_recommender_refuses(shop:
     for name, values, message in [
         ("store", [None], "the schema names nothing in its place"),
         ("spent", [None], "the schema names nothing in its place"),
-        ("words", [["red", None]], "a weighted list must be whole"),
+        ("words", [["red", None]], "a weighted or aligned list must be whole"),
         ("picture", [[1.0, 2.0]], "expected 3 finite numbers in each row"),
         ("picture", [[1.0, 2.0, float("nan")]], "expected 3 finite numbers in each row"),
     ]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from schemaflow.schema import Tags as Tags
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
+    from schemaflow.tasks.scoring import Scorer as Scorer
     from schemaflow.tasks.targets import BinaryClassificationTask as BinaryClassificationTask
     from schemaflow.tasks.targets import RegressionTask as RegressionTask
 
@@ -62,6 +63,7 @@ _HOMES = {
     "ScaNN": "schemaflow.index",
     "Schema": "schemaflow.schema",
     "SchemaFlowError": "schemaflow.errors",
+    "Scorer": "schemaflow.tasks.scoring",
     "StreamingFrequency": "schemaflow.sampling",
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
@@ -96,6 +98,7 @@ __all__ = [
     "ScaNN",
     "Schema",
     "SchemaFlowError",
+    "Scorer",
     "StreamingFrequency",
     "Tags",
     "TwoTowerModel",

@@ -357,6 +357,8 @@ class TwoTowerModel(keras.Model):
             sampled=sampled,
             known=partial(self._known, x),
             items=self._items,
+            temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
+            encoded_queries=partial(self.query_tower.encoder.encoded, x),
         )
 
     def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:

@@ -82,6 +82,7 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
 OTHERS = {
     "index/faiss": sf.Faiss,  # what is optional is held to the same in test_index.py, where it is installed
     "index/scann": sf.ScaNN,
+    "scorer/function": sf.Scorer,  # contract: test_scoring.py
     "sampler/cross-batch": sf.CachedCrossBatchSampler,  # samplers have a contract of their own: test_sampling.py
     "sampler/in-batch": sf.InBatchSampler,
     "sampler/popularity": sf.PopularityBasedSampler,

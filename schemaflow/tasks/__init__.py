@@ -2,6 +2,7 @@
 
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
 from schemaflow.tasks.retrieval import RetrievalTask
+from schemaflow.tasks.scoring import Scorer
 from schemaflow.tasks.targets import BinaryClassificationTask, RegressionTask
 from schemaflow.tasks.terms import Debiasing, Step, Task, bound, refuse_twins
 
@@ -11,6 +12,7 @@ __all__ = [
     "FactorizedTopK",
     "RegressionTask",
     "RetrievalTask",
+    "Scorer",
     "Step",
     "Task",
     "bound",

@@ -259,7 +259,7 @@ class RetrievalTask(Task):
     ) -> tf.Tensor:
         require_shape("sample_weight", sample_weight, [query_embeddings.shape[0]])
         # products of half precision overflow where their factors do not
-        queries = tf.cast(query_embeddings, tf.float32) / self._temperature()
+        queries = tf.cast(query_embeddings, tf.float32) / self.divisor()
         own = tf.reduce_sum(queries * tf.cast(positive_embeddings, tf.float32), axis=1)  # [q]
         if own_log_q is not None:
             own -= own_log_q
@@ -284,7 +284,8 @@ class RetrievalTask(Task):
         for metric in self.batch_metrics:
             metric.update_state(labels, seen, sample_weight)
 
-    def _temperature(self) -> float | tf.Tensor:
+    def divisor(self) -> float | tf.Tensor:
+        """Return the temperature as it is, a scalar: scores are divided by it."""
         if self.log_temperature is not None:
             return tf.exp(tf.convert_to_tensor(self.log_temperature))
         return 1.0 if self.temperature is None else self.temperature

@@ -60,6 +60,8 @@ class Step:
         sampled: Gives the negatives that samplers bring.
         known: Gives the items that are no negatives of a row, [b, None] int64, or None.
         items: All items; None unless a term `needs_items`.
+        temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
+        encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
     """
 
     inputs: Tensors
@@ -74,6 +76,8 @@ class Step:
     sampled: Callable[[], Candidates]
     known: Callable[[], tf.RaggedTensor | None]
     items: Items | None
+    temperature: float | tf.Tensor
+    encoded_queries: Callable[[], Tensors]
 
 
 class _Term(keras.layers.Layer):

@@ -1,15 +1,15 @@
-"""Data to try things on: generated, with a structure that a model should find."""
+"""A shop's log, with a structure that a model should find."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemaflow.datasets.folder import DataFolder, made_folder, names
 from schemaflow.errors import ConfigError
 
-__all__ = ["DataFolder", "synthetic"]
+__all__ = ["synthetic"]
 
 GENRES = (
     "action",
@@ -26,33 +26,6 @@ GENRES = (
     "western",
 )
 COUNTRIES = ("BR", "DE", "IN", "JP", "KE", "US")
-
-
-@dataclass(frozen=True)
-class DataFolder:
-    """A folder of Parquet files and the schema that describes them."""
-
-    folder: Path
-
-    @property
-    def schema(self) -> Path:
-        """The schema file."""
-        return self.folder / "schema.yaml"
-
-    @property
-    def interactions(self) -> Path:
-        """One row for each interaction, in the order of time."""
-        return self.folder / "interactions.parquet"
-
-    @property
-    def users(self) -> Path:
-        """One row for each user."""
-        return self.folder / "users.parquet"
-
-    @property
-    def items(self) -> Path:
-        """One row for each item."""
-        return self.folder / "items.parquet"
 
 
 def synthetic(
@@ -85,13 +58,7 @@ def synthetic(
         raise ConfigError(
             f"{users} users, {items} items, {interactions} interactions; expected at least 2, 20 and 5 for each user"
         )
-    data = DataFolder(Path(folder))
-    try:
-        data.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise ConfigError(
-            f"{data.folder}: no data can be written there: {reason.strerror}; name another folder"
-        ) from None
+    data = DataFolder(made_folder(folder))
     rng = np.random.default_rng(seed)
     directions = rng.normal(size=(len(GENRES), 8))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -111,8 +78,8 @@ def synthetic(
     user = np.repeat(np.arange(users), counts)
     item = np.concatenate([chosen[it, :count] for it, count in enumerate(counts)])
     order = rng.permutation(len(user))
-    user_ids = np.array([f"u{number:05d}" for number in range(users)])
-    item_ids = np.array([f"i{number:05d}" for number in range(items)])
+    user_ids = np.array(names("u", users))
+    item_ids = np.array(names("i", items))
     start = 1_700_000_000
     pq.write_table(
         pa.table(

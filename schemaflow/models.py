@@ -177,7 +177,7 @@ class TwoTowerModel(keras.Model):
         self.post = post
         item_block = fresh_copy(query_tower) if item_tower is None else item_tower
         check_history(history, sides)
-        self.history = history
+        self.history_encoder = history
         inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
         inputs.require_fitted()
         tables = build_tables(inputs, embedding_options)
@@ -403,7 +403,7 @@ class TwoTowerModel(keras.Model):
         if kwargs.get("jit_compile", "auto") == "auto" and not tf.config.list_physical_devices("GPU"):
             kwargs["jit_compile"] = False
         # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
-        if kwargs.get("jit_compile") is True and self.history is not None:
+        if kwargs.get("jit_compile") is True and self.history_encoder is not None:
             raise ConfigError("compile(jit_compile=True): XLA compiles no histories of any length; leave it out")
         if kwargs.get("jit_compile") is True:
             self.query_tower.assume_encoded()
@@ -731,7 +731,7 @@ class TwoTowerModel(keras.Model):
             "item_tower": None if shared else serialize(self.item_tower.block),
             "embedding_options": options_config(self.embedding_options),
             "post": None if self.post is None else serialize(self.post),
-            "history": None if self.history is None else serialize(self.history),
+            "history": None if self.history_encoder is None else serialize(self.history_encoder),
             "prediction_tasks": [serialize(task) for task in self.tasks],
             "debiasing": [serialize(term) for term in self.debiasing],
             "samplers": [] if self.retrieval is None else [serialize(it) for it in self.negatives.samplers],

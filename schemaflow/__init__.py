@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from schemaflow import optimizers as optimizers
     from schemaflow.config import RunConfig as RunConfig
     from schemaflow.data.dataset import read_parquet as read_parquet
+    from schemaflow.data.histories import expand_sequences as expand_sequences
+    from schemaflow.data.histories import histories as histories
     from schemaflow.errors import SchemaFlowError as SchemaFlowError
     from schemaflow.evaluation import Report as Report
     from schemaflow.evaluation import evaluate as evaluate
@@ -71,6 +73,8 @@ _HOMES = {
     "UserHistoryEncoder": "schemaflow.layers.history",
     "datasets": "schemaflow.datasets",
     "evaluate": "schemaflow.evaluation",
+    "expand_sequences": "schemaflow.data.histories",
+    "histories": "schemaflow.data.histories",
     "optimizers": "schemaflow.optimizers",
     "read_parquet": "schemaflow.data.dataset",
 }
@@ -106,6 +110,8 @@ __all__ = [
     "UserHistoryEncoder",
     "datasets",
     "evaluate",
+    "expand_sequences",
+    "histories",
     "optimizers",
     "read_parquet",
 ]

@@ -109,7 +109,8 @@ def embed(
     """Write the vectors of queries or items, such as for an outside vector store, and return how many rows there are.
 
     `out` has a row for each row of `table`, in their order: the id columns as they stand, and `vector`, a
-    fixed_size_list<float32>. The score of an item for a query is their vectors' dot product. It is written as
+    fixed_size_list<float32>. The score of an item for a query is their vectors' dot product. Where queries have several
+    vectors, `vector` is a fixed_size_list of those lists, and the score the highest of the products. It is written as
     `recommend_all` writes, and goes on where it was interrupted.
 
     Args:
@@ -147,8 +148,10 @@ def embed(
                 Source(piece.where, columns_of, len(piece.table), table=piece.table)
             )
         columns = {it.source: piece.table.column(it.source) for it in ids}
-        flat = pa.array(vectors.reshape(-1), pa.float32())
-        return pa.table(columns | {"vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])})
+        lists = pa.array(vectors.reshape(-1), pa.float32())
+        for size in reversed(vectors.shape[1:]):
+            lists = pa.FixedSizeListArray.from_arrays(lists, size)
+        return pa.table(columns | {"vector": lists})
 
     said = {"answers": side, "bundle": _manifest(bundle), "table": _state(table), "tables": _state(tables)}
     said["sides"] = [_state(it.where) for it in rows.sides]

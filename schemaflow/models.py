@@ -26,6 +26,7 @@ from schemaflow.features.unseen import UnseenRows
 from schemaflow.growth import Held, carry_over, keep_frozen, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce, Index
 from schemaflow.inputs import Epochs, Inputs, refuse_arguments
+from schemaflow.interests import nearest_interest
 from schemaflow.items import AllItems
 from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
@@ -63,7 +64,7 @@ class TwoTowerModel(keras.Model):
 
     Args:
         schema: A fitted `Schema`, or the path of its YAML file.
-        query_tower: Any Keras layer [batch, width] -> [batch, dim], such as `MLPBlock([128, 64])`.
+        query_tower: Any Keras layer [batch, width] -> [batch, dim], such as `MLPBlock([128, 64])`; or -> [batch, K, dim].
         item_tower: The same for items; None makes a copy of the query tower's architecture with weights of its own.
         query_tower_tag: The features with this tag, and context features, enter the query tower: a side of the schema's,
             which may be its own, such as `x-seed`.
@@ -85,6 +86,10 @@ class TwoTowerModel(keras.Model):
             tagged `sequence` go, with the lists aligned with them, in place of their combiners. `l2_normalize`: both
             towers end in vectors of length one. `debiasing`: one or several `Debiasing`, whose weights the retrieval loss
             multiplies a row's worth with. `name`, `dtype`: as for any Keras model.
+
+    A query tower that ends in [batch, K, dim] gives each query K vectors, one for each of its interests. An item's score is
+    then the highest, `max_k q_k(x) . c(y)`, in evaluation and in every index; all terms of the loss are given the interest
+    that the row's own item is nearest to. It needs an `item_tower` of its own, which gives one vector for an item.
 
     Targets with a `value` in the schema say what a row is worth to the retrieval loss, which is then the mean of the rows'
     losses weighted by `max(0, sum_t value_t label_t)`: a row worth nothing has no positive, and its item is a negative of
@@ -193,6 +198,11 @@ class TwoTowerModel(keras.Model):
             schema, [it.name for it in sides.query], query_tower, name="query_tower", history=history, **shared
         )
         self.item_tower = Tower(schema, [it.name for it in sides.item], item_block, name="item_tower", **shared)
+        if self.item_tower.interests is not None:
+            raise ConfigError(
+                f"the item tower gives {self.item_tower.interests} vectors for each item; only queries may have several: pass"
+                " an item_tower of its own, which ends in [batch, dim]"
+            )
         if self.query_tower.dim != self.item_tower.dim:
             raise ConfigError(
                 f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
@@ -294,6 +304,8 @@ class TwoTowerModel(keras.Model):
     def call(self, inputs: Tensors, training: bool = False) -> dict[str, tf.Tensor]:
         """Return `query` [batch, dim], `candidate` [batch, dim] and `score` [batch], the dot product of the two.
 
+        Of queries of several vectors, `query` is [batch, K, dim], and `score` the highest of their products.
+
         Args:
             inputs: The features of both sides, raw or encoded.
             training: Reaches the towers' layers through Keras.
@@ -303,12 +315,13 @@ class TwoTowerModel(keras.Model):
             chosen = {self.sides.item_id.table: self.item_tower.encoder.rows(self.sides.item_id.name, inputs)}
         query_inputs = self.query_tower.inputs_of(inputs, chosen)
         query, candidate = self.query_tower.body(query_inputs), self.item_tower(inputs)
-        outputs = {"query": query, "candidate": candidate, "score": tf.reduce_sum(query * candidate, axis=-1)}
+        nearest = nearest_interest(query, candidate)  # [batch, dim]
+        outputs = {"query": query, "candidate": candidate, "score": tf.reduce_sum(nearest * candidate, axis=-1)}
         if self._reads_inputs:
             outputs[QUERY_INPUTS] = query_inputs
         if not training:  # where the loss asks the tasks itself, once
             for task in self.tasks:
-                outputs |= task.predictions(query, candidate, query_inputs)
+                outputs |= task.predictions(nearest, candidate, query_inputs)
         return outputs
 
     def compute_loss(
@@ -336,7 +349,7 @@ class TwoTowerModel(keras.Model):
 
     def _step(self, x: Tensors, outputs: Mapping[str, tf.Tensor], sample_weight: Any, training: bool) -> Step:
         """Return what terms read of a batch."""
-        candidate = outputs["candidate"]
+        query, candidate = outputs["query"], outputs["candidate"]
         ids = tf.cast(self.item_tower.encoder.rows(self.sides.item_id.name, x), tf.int64)  # [batch]
         weights = self._inputs.weights(x, sample_weight)
 
@@ -346,7 +359,8 @@ class TwoTowerModel(keras.Model):
 
         return Step(
             inputs=x,
-            query=outputs["query"],
+            query=nearest_interest(query, candidate),
+            interests=query if self.query_tower.interests is not None else None,
             query_inputs=outputs.get(QUERY_INPUTS),
             candidate=candidate,
             ids=ids,
@@ -532,7 +546,7 @@ class TwoTowerModel(keras.Model):
     def query_embeddings(
         self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None
     ) -> Array:
-        """Return the vectors of queries, [n, dim] float32.
+        """Return the vectors of queries, [n, dim] float32; [n, K, dim] where a query has several.
 
         Args:
             queries: A table or dataset with the query tower's features.

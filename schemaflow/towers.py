@@ -1,4 +1,4 @@
-"""A tower: features in, one vector out."""
+"""A tower: features in, one vector out, or one for each interest."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Tower(keras.layers.Layer):
     Args:
         schema: Knows the features, their vocabularies and statistics.
         features: The names of the features of this side, in the order of their vectors.
-        block: Any Keras layer [batch, width] -> [batch, dim].
+        block: Any Keras layer [batch, width] -> [batch, dim], or -> [batch, K, dim] for K interests of a row.
         options: For the tables' widths, combiners and l2.
         post: Layers that follow.
         tables: Embedding tables by domain, to share with another tower; the tower's own if None.
@@ -40,6 +40,10 @@ class Tower(keras.layers.Layer):
 
     Raises:
         ConfigError: The block cannot take the features' vectors, or gives no vector for each row.
+
+    Attributes:
+        dim: Width of a vector.
+        interests: K, where the block gives K vectors for each row; None where it gives one.
 
     Example:
         >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
@@ -76,12 +80,13 @@ class Tower(keras.layers.Layer):
         )
         self.block = block
         self.post = list(post)
-        self.dim = self._width_of_vectors()
+        *several, self.dim = self._shape_of_vectors()
+        self.interests: int | None = several[0] if several else None
         self.supports_jit = self.encoder.supports_jit
         self.built = True
 
     def call(self, inputs: Tensors | tf.Tensor) -> tf.Tensor:
-        """Return [batch, dim].
+        """Return [batch, dim], or [batch, K, dim].
 
         Args:
             inputs: The features, raw or encoded, where those of other sides are left alone; or the raw values alone of
@@ -115,13 +120,13 @@ class Tower(keras.layers.Layer):
             layer.supports_jit = True
 
     def body(self, vectors: tf.Tensor) -> tf.Tensor:
-        """Return what the block and the layers after it make of the features' vectors, [batch, width] -> [batch, dim]."""
+        """Return what the block and the layers after it make of the features' vectors, [batch, width] -> as `call` does."""
         for layer in (self.block, *self.post):
             vectors = layer(vectors)
         return vectors
 
-    def _width_of_vectors(self) -> int:
-        """Return the width of what the block gives; called once, a block of the user's has made all its weights."""
+    def _shape_of_vectors(self) -> list[int]:
+        """Return the shape of what the block gives for a row; called once, a block of the user's has made all its weights."""
         name, width = type(self.block).__name__, self.encoder.width
         try:
             vectors = self.body(tf.zeros((2, *self.encoder.shape), self.compute_dtype))
@@ -134,12 +139,13 @@ class Tower(keras.layers.Layer):
                 f" {reason.group(1) if reason else error}; a layer that was built for another width, or an Input that"
                 " states it, fits only one side: leave the Input out, or pass a layer of its own for each side"
             ) from error
-        if not tf.is_tensor(vectors) or vectors.shape.rank != 2 or vectors.shape[0] != 2:
+        if not tf.is_tensor(vectors) or vectors.shape.rank not in (2, 3) or vectors.shape[0] != 2:
             shape = list(vectors.shape) if tf.is_tensor(vectors) else type(vectors).__name__
             raise ConfigError(
-                f"{self.name}: of vectors [2, {width}] {name} makes {shape}; expected a tensor [2, dim], a vector for each row"
+                f"{self.name}: of vectors [2, {width}] {name} makes {shape}; expected a tensor [2, dim], a vector for each row,"
+                " or [2, K, dim], several for each"
             )
-        return int(vectors.shape[-1])
+        return list(vectors.shape[1:])
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments; tables that are shared become the tower's own."""

@@ -38,7 +38,7 @@ class TwoTowers(Protocol):
     sides: Sides
 
     def query_embeddings(self, queries: Any, batch_size: int = 4096) -> Array:
-        """Return [n, dim]."""
+        """Return [n, dim], or [n, K, dim]."""
 
     def candidate_embeddings(
         self, candidates: Any, batch_size: int = 4096, *, tables: str | Path | None = None
@@ -182,7 +182,7 @@ def _excluded(
 
 def _longest(vectors: Array) -> float:
     """Return the length of the longest vector, NaN or infinite where one is not finite."""
-    return float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max()))
+    return float(np.sqrt(np.einsum("...j,...j->...", vectors, vectors, dtype=np.float64).max()))
 
 
 def _seen(schema: Schema, feature: Feature, ids: pa.Array) -> npt.NDArray[np.bool_]:

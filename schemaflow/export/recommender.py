@@ -216,7 +216,7 @@ class Recommender:
         return [None if it is None else rows.pop(0) for it in positions]
 
     def query_embeddings(self, features: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-        """Return the vectors of queries, [rows, dim] float32; the features are those of `recommend`."""
+        """Return the vectors of queries, [rows, dim] float32, or [rows, K, dim]; the features are those of `recommend`."""
         tensors = features_of(self.schema, self.features, features)
         vectors: np.ndarray[Any, Any] = self.call("query_embedding", **tensors)["embedding"].numpy()
         return vectors

@@ -18,6 +18,8 @@ __all__ = ["Embeddings", "Served"]
 class Embeddings(tf.Module):
     """Both towers as functions of raw features by name, vectors [batch, dim] float32, with the variables they read.
 
+    A query may have several, [batch, K, dim].
+
     Nothing of Keras is kept: of its variables a SavedModel holds copies, which are what a session restores (as TensorFlow
     Serving's does) while the functions read the others.
 

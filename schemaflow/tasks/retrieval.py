@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.interests import nearest_interest
 from schemaflow.logits import Columns, blockwise_loss, columns_of
 from schemaflow.losses import Loss, as_loss, check_loss_weight, compared, gradients_of, shares_of
 from schemaflow.registry import register
@@ -138,7 +139,7 @@ class RetrievalTask(Task):
         """Return the loss, a scalar float32, and update the metrics.
 
         Args:
-            query_embeddings: [q, dim].
+            query_embeddings: [q, dim]; or [q, K, dim], of which the loss is that of the vector nearest to the positive.
             candidate_embeddings: [c, dim], c >= q; row i is query i's positive, the rows beyond q are negatives of all.
             sample_weight: [q]; the loss is `sum w l / sum w`.
             candidate_sampling_probability: [c] or [q, c], above 0.
@@ -152,8 +153,8 @@ class RetrievalTask(Task):
         """
         queries, candidates = tf.shape(query_embeddings)[0], tf.shape(candidate_embeddings)[0]
         q, c = query_embeddings.shape[0], candidate_embeddings.shape[0]
-        require_shape("query_embeddings", query_embeddings, [q, None])
-        require_shape("candidate_embeddings", candidate_embeddings, [c, query_embeddings.shape[1]])
+        require_shape("query_embeddings", query_embeddings, [q, None], [q, None, None])
+        require_shape("candidate_embeddings", candidate_embeddings, [c, query_embeddings.shape[-1]])
         candidate_embeddings = require(
             candidate_embeddings,
             candidates >= queries,
@@ -197,7 +198,7 @@ class RetrievalTask(Task):
     def loss_in(self, step: Step) -> tf.Tensor:
         """Return the loss against what samplers bring, each row by its worth, a scalar float32."""
         return self.compare(
-            step.query,
+            step.query if step.interests is None else step.interests,  # metrics rank by the nearest of all
             step.candidate,
             step.sampled(),
             known=step.known(),
@@ -218,7 +219,7 @@ class RetrievalTask(Task):
         """Return the loss against sampled candidates, as `call` does.
 
         Args:
-            query_embeddings: [q, dim].
+            query_embeddings: As in `call`.
             positive_embeddings: Of each row's own positive, [q, dim].
             candidates: What samplers brought.
             known: Items that are no negatives of a row, [q, None] int64.
@@ -259,8 +260,9 @@ class RetrievalTask(Task):
     ) -> tf.Tensor:
         require_shape("sample_weight", sample_weight, [query_embeddings.shape[0]])
         # products of half precision overflow where their factors do not
-        queries = tf.cast(query_embeddings, tf.float32) / self.divisor()
-        own = tf.reduce_sum(queries * tf.cast(positive_embeddings, tf.float32), axis=1)  # [q]
+        positives = tf.cast(positive_embeddings, tf.float32)
+        queries = nearest_interest(tf.cast(query_embeddings, tf.float32), positives) / self.divisor()  # [q, dim]
+        own = tf.reduce_sum(queries * positives, axis=1)  # [q]
         if own_log_q is not None:
             own -= own_log_q
         weights = shares_of(sample_weight, tf.shape(queries)[0])

@@ -48,7 +48,8 @@ class Step:
 
     Args:
         inputs: The batch's features, raw or encoded.
-        query: The query tower's vectors, [b, dim].
+        query: The query tower's vectors, [b, dim]; where it gives several for a row, the one that the row's own item is
+            nearest to.
         query_inputs: What the query tower's block was given, [b, width]; None unless a term `reads_inputs`.
         candidate: The item tower's vectors of the rows' own items, [b, dim].
         ids: Of the same items, rows of the item id's table, [b] int64.
@@ -62,6 +63,7 @@ class Step:
         items: All items; None unless a term `needs_items`.
         temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
         encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
+        interests: All vectors of a query tower that gives several, [b, K, dim]; else None.
     """
 
     inputs: Tensors
@@ -78,6 +80,7 @@ class Step:
     items: Items | None
     temperature: float | tf.Tensor
     encoded_queries: Callable[[], Tensors]
+    interests: tf.Tensor | None = None
 
 
 class _Term(keras.layers.Layer):

@@ -18,7 +18,7 @@ from schemaflow.errors import ConfigError, DataError, suggest
 from schemaflow.export import Recommender, check_target, export
 from schemaflow.features.catalogue import ItemCatalogue, read_catalogue
 from schemaflow.features.encoders import build_tables, options_config, options_from_config
-from schemaflow.features.histories import check_history
+from schemaflow.features.histories import checked_history
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.known import KnownPositives, history_named, read_known_positives, user_id
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
@@ -176,13 +176,11 @@ class TwoTowerModel(keras.Model):
             "item_tower_tag": str(item_tower_tag),
             "l2_normalize": l2_normalize,
         }
-        self.schema = schema
-        self.sides = sides
+        self.schema, self.sides = schema, sides
         self.embedding_options = embedding_options
         self.post = post
         item_block = fresh_copy(query_tower) if item_tower is None else item_tower
-        check_history(history, sides)
-        self.history_encoder = history
+        self.history_encoder = checked_history(history, sides)
         inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
         inputs.require_fitted()
         tables = build_tables(inputs, embedding_options)

@@ -13,7 +13,7 @@ from schemaflow.layers.lists import rows_of
 from schemaflow.schema.feature import PADDING, Feature, encoded_name
 from schemaflow.schema.sides import Sides
 
-__all__ = ["Histories", "check_history", "events_of"]
+__all__ = ["Histories", "checked_history", "events_of"]
 
 
 class Histories:
@@ -46,15 +46,15 @@ class Histories:
         return {side.name for sides in self.sides.values() for side in sides}
 
 
-def check_history(history: Any, sides: Sides) -> None:
-    """Check the model's argument `history` against the query's features.
+def checked_history(history: Any, sides: Sides) -> UserHistoryEncoder | None:
+    """Return the model's argument `history`, which fits the query's features.
 
     Raises:
         ConfigError: It is no encoder of histories.
         SchemaError: The query has no sequence, or one that cannot be read; the message names the feature to add.
     """
     if history is None:
-        return
+        return None
     if not isinstance(history, UserHistoryEncoder):
         raise ConfigError(f"history is {history!r}; expected a UserHistoryEncoder(…)")
     found, item = [it for it in sides.query if it.is_history], sides.item_id
@@ -78,6 +78,7 @@ def check_history(history: Any, sides: Sides) -> None:
     ]
     if problems:
         raise SchemaError(*problems)
+    return history
 
 
 def events_of(

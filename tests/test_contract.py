@@ -39,6 +39,10 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     "block/cross": (lambda **it: sf.CrossBlock(2, low_rank_dim=2, **it), VECTORS),
     "block/l2-norm": (sf.L2Norm, VECTORS),
     "block/prefix": (lambda **it: Prefix(2, of=sf.L2Norm(), **it), VECTORS),
+    "layer/user-history-encoder": (
+        lambda **it: sf.UserHistoryEncoder(["last", "mean", "attention"], 2, 2, 4, 6, 0.2, "gelu", 2, 7, False, **it),
+        tf.constant(np.random.default_rng(1).normal(size=(5, 3, 6)), tf.float32),
+    ),
     "layer/item-catalogue": (
         lambda **it: ItemCatalogue({"item": {"shape": [5], "dtype": "int64"}}, reserved=0, **it),
         tf.range(5, dtype=tf.int64),

@@ -188,7 +188,10 @@ class CategoricalEncoder(_Numeric):
         vectors = self.table(rows, combiner=self.combiner, weights=weights, jit=self.supports_jit)  # [batch, dim]
         if self.l2:
             squares = tf.reduce_sum(tf.square(tf.cast(vectors, tf.float32)), axis=-1)  # [batch]
-            self.add_loss(self.l2 * tf.reduce_mean(squares))
+            # of the events of a batch's histories there may be none
+            self.add_loss(
+                self.l2 * tf.math.divide_no_nan(tf.reduce_sum(squares), tf.cast(tf.size(squares), tf.float32))
+            )
         return tf.cast(vectors, self.compute_dtype)
 
 

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError, suggest
+from schemaflow.layers.lists import rows_of
 from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.registry import register
 
@@ -159,7 +160,7 @@ def looked_up(
         )
     if combiner == "max" and weights is not None:
         raise ConfigError("the combiner max takes no weights; use mean, sum or sqrtn")
-    values, row, rows = ids.values, _rows_of(ids), ids.nrows()  # [n], [n], scalar
+    values, row, rows = ids.values, rows_of(ids), ids.nrows()  # [n], [n], scalar
     share = None if weights is None else weights.values  # [n]
     if padding and jit:
         row = tf.where(tf.equal(values, 0), tf.constant(-1, row.dtype), row)  # sums leave negative rows out
@@ -182,13 +183,6 @@ def looked_up(
         return total
     norm = tf.math.unsorted_segment_sum(share if combiner == "mean" else share**2, row, rows)[:, tf.newaxis]
     return tf.math.divide_no_nan(total, norm if combiner == "mean" else tf.sqrt(norm))  # by [batch, 1]
-
-
-def _rows_of(lists: tf.RaggedTensor) -> tf.Tensor:
-    """Return the row that each value is in, [n]: `value_rowids` makes a matrix as wide as the longest list for it."""
-    ends = lists.row_splits[1:]  # [batch]
-    ended = tf.math.unsorted_segment_sum(tf.ones_like(ends), ends, tf.size(lists.values) + 1)  # [n + 1]
-    return tf.cumsum(ended[:-1])
 
 
 def _summed(vectors: tf.Tensor, row: tf.Tensor, rows: tf.Tensor, jit: bool) -> tf.Tensor:

@@ -303,6 +303,7 @@ RULES: Mapping[str, _Rule] = {
     "list": _breaks("a row holds another number of values"),
     "list.max_length": _compatible("lists enter the model as before, up to that length"),
     "list.weights": _breaks("the values of a list are weighed otherwise"),
+    "list.aligned_with": _breaks("it says something of the events of another list"),
     "text": _silent,
     "text.standardize": _breaks("texts become other tokens"),
     "text.split": _breaks("texts become other tokens"),
@@ -332,7 +333,9 @@ RULES: Mapping[str, _Rule] = {
 
 _SIDE_TABLE_KEYS = frozenset({"file", "key", "column"})
 
-_OF_KIND = frozenset({Tags.CATEGORICAL, Tags.CONTINUOUS, Tags.EMBEDDING, Tags.SEQUENCE, Tags.LIST, Tags.ID})
+_OF_KIND = frozenset({
+    Tags.CATEGORICAL, Tags.CONTINUOUS, Tags.EMBEDDING, Tags.SEQUENCE, Tags.LIST, Tags.ID, Tags.ACTION,
+})  # fmt: skip
 """Tags that say nothing of an input beyond its kind and its lists, which are compared themselves."""
 
 _OF_VALUES = frozenset({

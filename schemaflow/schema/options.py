@@ -78,10 +78,13 @@ class ListOptions(Document):
     Args:
         max_length: The most values that a row may hold; a longer row is an error.
         weights: The feature that holds a weight for each value; tagged weight, and a list too.
+        aligned_with: The sequence whose events it says something of, event by event: what was done (action), how long
+            ago it was. It is on the same side and has the same `max_length`, and a row has a value for each event.
     """
 
     max_length: Count | None = None
     weights: StrictStr | None = None
+    aligned_with: StrictStr | None = None
 
 
 class Pretrained(Document):

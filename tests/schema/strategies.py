@@ -160,6 +160,14 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         if {"vocabulary", "hash"} & spec.keys() and domain not in map(str.casefold, names) and draw(st.booleans()):
             spec["domain"] = domain
         if "list" in spec and draw(st.booleans()):
+            document["features"][f"how_{name}"] = {
+                "dtype": "string",
+                "tags": [spec["tags"][0], "action"],
+                "hash": 5,
+                "list": {**spec["list"], "aligned_with": name},
+            }
+            spec["tags"] = [*spec["tags"], "sequence"]
+        elif "list" in spec and draw(st.booleans()):
             spec["list"]["weights"] = f"weights_of_{name}"
             document["features"][f"weights_of_{name}"] = {
                 "dtype": "int32",

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from schemaflow.tasks.alignment import RewardAlignmentTask as RewardAlignmentTask
     from schemaflow.tasks.distillation import DistillationTask as DistillationTask
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
+    from schemaflow.tasks.ranker import LightRanker as LightRanker
+    from schemaflow.tasks.ranker import MixtureOfLogits as MixtureOfLogits
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
     from schemaflow.tasks.scoring import Scorer as Scorer
     from schemaflow.tasks.targets import BinaryClassificationTask as BinaryClassificationTask
@@ -55,7 +57,9 @@ _HOMES = {
     "IVF": "schemaflow.index",
     "InBatchSampler": "schemaflow.sampling",
     "L2Norm": "schemaflow.layers.norm",
+    "LightRanker": "schemaflow.tasks.ranker",
     "MLPBlock": "schemaflow.layers.mlp",
+    "MixtureOfLogits": "schemaflow.tasks.ranker",
     "PopularityBasedSampler": "schemaflow.sampling",
     "Recommender": "schemaflow.export",
     "RegressionTask": "schemaflow.tasks.targets",
@@ -91,7 +95,9 @@ __all__ = [
     "IVF",
     "InBatchSampler",
     "L2Norm",
+    "LightRanker",
     "MLPBlock",
+    "MixtureOfLogits",
     "PopularityBasedSampler",
     "Recommender",
     "RegressionTask",

@@ -142,22 +142,39 @@ class TaskConfig(Document):
 
     Args:
         kind: Its short name.
-        target: The feature that is predicted, where the schema tags several; not of `retrieval`.
-        dimensions: The widths of the layers that predict it; not of `retrieval`.
+        target: The feature that is predicted, where the schema tags several; of `regression` and `binary-classification`, for
+            a ranker predicts all binary targets with a value.
+        dimensions: The widths of the layers that predict it; of these and of `light-ranker`.
+        num_retrieved: How many items the index fetches; of the rankers.
         loss_weight: Of its loss in the sum.
     """
 
-    kind: Literal["retrieval", "regression", "binary-classification"]
+    kind: Literal["binary-classification", "light-ranker", "mixture-of-logits", "regression", "retrieval"]
     target: StrictStr | None = None
     dimensions: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    num_retrieved: Count | None = None
     loss_weight: NotNegative = 1.0
 
     @model_validator(mode="after")
     def _own_keys(self) -> Self:
-        if self.kind == "retrieval" and (self.target is not None or self.dimensions is not None):
-            raise ConfigError('the task "retrieval" has no "target" and no "dimensions"')
+        foreign = {
+            "retrieval": ("target", "dimensions", "num_retrieved"),
+            "light-ranker": ("target",),
+            "mixture-of-logits": ("target", "dimensions"),
+        }.get(self.kind, ("num_retrieved",))
+        if any(getattr(self, key) is not None for key in foreign):
+            lacks = " and ".join(f'no "{it}"' for it in foreign)
+            raise ConfigError(f'the task "{self.kind}" has {lacks}')
         return self
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it is made with, but for the layers."""
+        keys = ("target", "num_retrieved", "loss_weight")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+
+_OF_ONE_TARGET = ("regression", "binary-classification")
 
 _OF_RETRIEVAL = (
     "logits_temperature",
@@ -212,7 +229,7 @@ class TowersConfig(Document):
             f'"samplers" names {it} twice; expected it once' for it in sorted(set(kinds)) if kinds.count(it) > 1
         ]
         for kind, target in dict.fromkeys(it for it in tasks if tasks.count(it) > 1):
-            once = "it once" if kind == "retrieval" or target else "a target for each"
+            once = "a target for each" if kind in _OF_ONE_TARGET and not target else "it once"
             problems.append(
                 f'"prediction_tasks" names {kind}{f" of {target}" if target else ""} twice; expected {once}'
             )

@@ -39,7 +39,7 @@ from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import Source, TableLike
 from schemaflow.schema.tags import Tags, is_side, parse_tag
-from schemaflow.tasks import Debiasing, RetrievalTask, Step, Task, bound, refuse_twins
+from schemaflow.tasks import Debiasing, Ranker, RetrievalTask, Step, Task, bound, refuse_twins
 from schemaflow.towers import Tower, fresh_copy
 
 __all__ = ["TwoTowerModel"]
@@ -157,6 +157,7 @@ class TwoTowerModel(keras.Model):
         super().__init__(**kwargs)
         self._ranks = False
         self.retrieval: RetrievalTask | None = None
+        self.ranker: Ranker | None = None
         schema = as_schema(schema)
         query_tower_tag, item_tower_tag = parse_tag(query_tower_tag), parse_tag(item_tower_tag)
         _check_sides(query_tower_tag, item_tower_tag)
@@ -213,14 +214,20 @@ class TwoTowerModel(keras.Model):
             tasks = _listed(prediction_tasks)
         self._add_terms(tasks, debiasing)
         self._add_negatives(samplers, correction, candidates, known_positives)
-        # traced once for each side; a lambda in the loop would be traced at each call
+        self._add_encoders()
+        self.built = True
+
+    def _add_encoders(self) -> None:
+        """Trace what gives vectors once for each side; a lambda in the loop would be traced at each call."""
         self._encode_query = tf.function(
             lambda batch: tf.cast(self.query_tower(batch), tf.float32), reduce_retracing=True
+        )
+        self._encode_inputs = tf.function(
+            lambda batch: tf.cast(self.query_tower.inputs_of(batch), tf.float32), reduce_retracing=True
         )
         self._encode_candidate = tf.function(
             lambda batch: tf.cast(self.item_tower(batch), tf.float32), reduce_retracing=True
         )
-        self.built = True
 
     def _add_terms(self, tasks: list[Task], debiasing: list[Debiasing]) -> None:
         """Take the terms of the loss, and the features that they read beside the towers'."""
@@ -237,6 +244,11 @@ class TwoTowerModel(keras.Model):
         self.retrieval = retrieval[0] if retrieval else None
         if self.retrieval is not None:
             self.retrieval.expect(self.query_tower.dim, self._arguments["l2_normalize"])
+        rankers = [task for task in tasks if isinstance(task, Ranker)]
+        if len(rankers) > 1:
+            names = " and ".join(type(it).__name__ for it in rankers)
+            raise ConfigError(f"prediction_tasks holds {names}; expected one second stage at most, which is served")
+        self.ranker = rankers[0] if rankers else None
         beside = bound([*tasks, *debiasing], self.schema, self.sides)
         refuse_twins([*tasks, *debiasing])
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
@@ -248,7 +260,7 @@ class TwoTowerModel(keras.Model):
         inputs = tf.zeros((2, self.query_tower.encoder.width))
         for task in tasks:
             task.predictions(probe, probe, inputs)  # makes the weights of those that predict
-            task.begin(self.query_tower, self.item_tower, self.retrieval)
+            task.begin(self.query_tower, self.item_tower, tasks)
 
     def _add_negatives(
         self, given: Sequence[Sampler | str], correction: Any, candidates: Any, known_positives: Any
@@ -368,6 +380,7 @@ class TwoTowerModel(keras.Model):
             temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
             encoded_queries=partial(self.query_tower.encoder.encoded, x),
             encoded_items=partial(self.item_tower.encoder.encoded, x),
+            ranker=self.ranker,
         )
 
     def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:
@@ -554,6 +567,10 @@ class TwoTowerModel(keras.Model):
         """Return the vectors of items, [n, dim] float32, like `query_embeddings`."""
         return self._embed(self._encode_candidate, self.sides.item, candidates, batch_size, tables)
 
+    def query_inputs(self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None) -> Array:
+        """Return what the query tower's block is given, and a ranker is too, [n, width] float32, like `query_embeddings`."""
+        return self._embed(self._encode_inputs, self.sides.query, queries, batch_size, tables)
+
     def _embed(
         self, encode: Any, features: Sequence[Feature], x: Any, batch_size: int, tables: str | Path | None
     ) -> Array:
@@ -670,7 +687,8 @@ class TwoTowerModel(keras.Model):
         source = as_side_table(candidates, self.schema, self.sides.item_id)
         raw = read_raw(source, self.schema, (*self.sides.item, *self.sides.filters), tables)
         made = self._indexed(source, index, k, tables)  # without the tower, which the bundle keeps itself
-        return export(path, self.schema, self.sides, self.query_tower, self.item_tower, made, raw, report)
+        towers = (self.query_tower, self.item_tower)
+        return export(path, self.schema, self.sides, *towers, made, raw, report, self.ranker)
 
     # -- growing --------------------------------------------------------------------------------------------------
 

@@ -360,7 +360,7 @@ def test_the_names_in_a_run_file_are_those_of_the_registry() -> None:
         (", capacity: 32", "", "12:5", 'the sampler "cross-batch" needs "capacity"'),
         ("uniform, num_sampled: 4", "uniform, num_sampled: 4, capacity: 4", "13:5", 'the sampler "uniform" has no "capacity"'),
         ("uniform, num_sampled: 4", "uniform, seed: 1", "13:21", 'unknown key "seed" in "towers.samplers"; known: kind, capacity, num_sampled'),
-        ("retrieval, loss_weight: 2", "retrieval, target: stars", "18:5", 'the task "retrieval" has no "target" and no "dimensions"'),
+        ("retrieval, loss_weight: 2", "retrieval, target: stars", "18:5", 'the task "retrieval" has no "target" and no "dimensions" and no "num_retrieved"'),
         ("regression, target", "regresion, target", "19:6", 'did you mean "regression"'),
         ("loss_weight: 0.5", "loss_weight: -1", "19:39", '"loss_weight" in "towers.prediction_tasks": expected greater than or equal to 0'),
         ("[6]", "[]", "19:57", '"dimensions" in "towers.prediction_tasks": expected at least 1 item'),

@@ -57,6 +57,8 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
         lambda **it: sf.RewardAlignmentTask(len, beta=2.0, start="fresh", hard=3, random=5, loss_weight=0.5, **it),
         VECTORS,
     ),
+    "task/light-ranker": (lambda **it: sf.LightRanker(["click", "bought"], sf.MLPBlock([4]), 2, hard=3, **it), VECTORS),
+    "task/mixture-of-logits": (lambda **it: sf.MixtureOfLogits("click", 2, 3, 4, hidden=5, random=0, **it), VECTORS),
     "task/regression": (
         lambda **it: sf.RegressionTask(
             "rating", sf.MLPBlock([4]), keras.losses.Huber(2.0), [keras.metrics.MeanAbsoluteError()], 0.5, **it
@@ -111,6 +113,8 @@ OTHERS = {
 PAIRED = (sf.BinaryClassificationTask, sf.RegressionTask, sf.DistillationTask)
 """These take queries and candidates, or scores and a teacher's."""
 
+RANKERS = (sf.LightRanker, sf.MixtureOfLogits)  # and these several candidates for each query
+
 
 def run(layer: Any, inputs: Any) -> list[np.ndarray]:
     return [it.numpy() for it in tf.nest.flatten(called(layer, inputs))]
@@ -125,6 +129,8 @@ def called(layer: Any, inputs: Any) -> Any:
         return layer(inputs).to_tensor()
     if isinstance(layer, sf.RewardAlignmentTask):
         return layer(inputs, inputs, inputs)
+    if isinstance(layer, RANKERS):
+        return layer(inputs, inputs, tf.stack([inputs, -inputs], axis=1))
     return layer(inputs, inputs) if isinstance(layer, PAIRED) else layer(inputs)
 
 

@@ -3,7 +3,7 @@
 They are all that the metrics of a report look at: ranks beyond the largest cut-off count for nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,13 @@ from schemaflow.interests import scores_of, vectors_each
 from schemaflow.metrics import Floats, Ints
 from schemaflow.ranking import COLUMNS, ROWS
 
-__all__ = ["Excluded", "Firsts", "among", "nearest", "popular"]
+__all__ = ["Excluded", "Firsts", "among", "nearest", "popular", "reranked"]
 
 GROUP = 40
 """Scores of which the highest is compared with the bar, before they are one by one."""
+
+PAIRS = 256
+"""Queries whose first candidates are scored anew at a time."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,29 @@ def popular(counts: Ints, queries: int, count: int, excluded: Excluded) -> Itera
         candidates = np.full((b, count), -1)
         candidates[row, _nth(row, b)] = order[places]
         yield Firsts(np.where(candidates < 0, -np.inf, counts[candidates]), candidates)
+
+
+def reranked(ranking: Iterable[Firsts], score: Callable[[slice, Ints], Floats]) -> Iterator[Firsts]:
+    """Yield the same first candidates in another order, that of scores of their own.
+
+    Args:
+        ranking: The first candidates of all queries, some queries after the others.
+        score: Gives for the queries of a slice and candidates [b, k] their scores, [b, k].
+
+    Example:
+        >>> found = [Firsts(np.array([[3.0, 2.0, -np.inf]]), np.array([[7, 4, -1]]))]
+        >>> next(reranked(found, lambda rows, candidates: -candidates)).candidates.tolist()
+        [[4, 7, -1]]
+    """
+    start = 0
+    for firsts in ranking:
+        for first in range(0, len(firsts.candidates), PAIRS):
+            candidates = firsts.candidates[first : first + PAIRS]
+            rows = slice(start + first, start + first + len(candidates))
+            scores = np.where(candidates < 0, -np.inf, score(rows, np.maximum(candidates, 0)))
+            order = np.argsort(-scores, axis=1, kind="stable")
+            yield Firsts(np.take_along_axis(scores, order, axis=1), np.take_along_axis(candidates, order, axis=1))
+        start += len(firsts.candidates)
 
 
 def _nth(row: Ints, rows: int) -> Ints:

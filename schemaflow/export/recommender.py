@@ -18,7 +18,7 @@ from schemaflow.data.join import as_side_table, read_ids, read_raw, refuse_repea
 from schemaflow.errors import BundleError, ConfigError, DataError, SchemaFlowError
 from schemaflow.export.bundle import ITEMS, MANIFEST, MODEL, REPORT, SCHEMA, read_manifest, writing
 from schemaflow.export.requests import checked_ids, checked_number, features_of, lists_of_ids, padded
-from schemaflow.export.served import Embeddings, Served
+from schemaflow.export.served import Embeddings, SecondStage, Served
 from schemaflow.features.filters import Filters, conditions
 from schemaflow.features.raw import raw_tensor
 from schemaflow.index import Index
@@ -27,6 +27,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 from schemaflow.schema.sources import Piece, Source, TableLike
+from schemaflow.tasks import Ranker
 from schemaflow.towers import Tower
 
 __all__ = ["Recommendations", "Recommender", "Reported", "export"]
@@ -70,6 +71,8 @@ class Recommender:
         item_id: The feature that tells items apart.
         items: Their raw columns, in the index's order.
         k: How many come back where a request does not say.
+        num_retrieved: How many items the index fetches for the ranker to rank, or as many as are asked for where that is
+            more; None where the bundle has no ranker.
 
     Example:
         >>> import tempfile
@@ -98,6 +101,7 @@ class Recommender:
         self.filters: tuple[Feature, ...] = tuple(schema[it] for it in manifest["filters"])
         self.item_id: Feature = schema[manifest["item_id"]]
         self.k: int = manifest["k"]
+        self.num_retrieved: int | None = manifest.get("num_retrieved")
         self._item_features = tuple(schema[it] for it in manifest["item_features"])
         self._model = model  # the loaded object owns the tables that its signatures use
         self._ids = model.signatures["similar_items"].structured_input_signature[1]["identifiers"].dtype
@@ -150,7 +154,7 @@ class Recommender:
         where: Mapping[str, Any] | None = None,
         nprobe: int | None = None,
     ) -> Recommendations:
-        """Return the best items for each row.
+        """Return the best items for each row; by the ranker, among those that the index fetches, where the bundle has one.
 
         Args:
             features: Raw query features by name, one value (or list of values) a row; None where one is missing.
@@ -276,7 +280,9 @@ class Recommender:
         piece = Piece(both, f"{source.name}, after those of the bundle")
         index.index(self._embedded(piece), read_ids(both, self.item_id).to_numpy(zero_copy_only=False))
         filters = Filters(self.filters, piece)
-        served = Served(self._model.embeddings, index, filters, self.k, self.features, self._item_features)
+        stage = None if self.num_retrieved is None else self._model.stage
+        features = (self.features, self._item_features)
+        served = Served(self._model.embeddings, index, filters, self.k, *features, stage, self.num_retrieved)
         report = self.path / REPORT
         said = report.read_text(encoding="utf-8") if report.exists() else None
         return _write(target, self.manifest, self.schema, served, both, said)
@@ -340,6 +346,7 @@ def export(
     index: Index,
     items: pa.Table,
     report: Reported | None = None,
+    ranker: Ranker | None = None,
 ) -> Recommender:
     """Write a bundle and return the recommender loaded from it.
 
@@ -352,6 +359,7 @@ def export(
         index: Holds the items' vectors; without a query model.
         items: Their raw columns, in the index's order.
         report: What an evaluation said, to be kept with it.
+        ranker: Trained; it ranks what the index finds.
 
     Raises:
         BundleError: There is something else at `path`.
@@ -365,10 +373,13 @@ def export(
         "filters": [feature.name for feature in sides.filters],
         "item_id": sides.item_id.name,
         "k": index.k,
+        "num_retrieved": None if ranker is None else ranker.num_retrieved,
         "index": keras.saving.serialize_keras_object(index),
     }
     embeddings, filters = Embeddings.of(query_tower, item_tower), Filters(sides.filters, Piece(items, "the items"))
-    served = Served(embeddings, index, filters, index.k, query_tower.features, item_tower.features)
+    stage = None if ranker is None else SecondStage.of(query_tower, ranker)
+    features = (query_tower.features, item_tower.features)
+    served = Served(embeddings, index, filters, index.k, *features, stage, manifest["num_retrieved"])
     said = None if report is None else report.to_json()
     return _write(path, manifest, schema, served, items, said)
 

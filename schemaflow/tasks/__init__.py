@@ -3,6 +3,7 @@
 from schemaflow.tasks.alignment import RewardAlignmentTask
 from schemaflow.tasks.distillation import DistillationTask
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
+from schemaflow.tasks.ranker import LightRanker, MixtureOfLogits, Ranker
 from schemaflow.tasks.retrieval import RetrievalTask
 from schemaflow.tasks.scoring import Scorer
 from schemaflow.tasks.targets import BinaryClassificationTask, RegressionTask
@@ -13,6 +14,9 @@ __all__ = [
     "Debiasing",
     "DistillationTask",
     "FactorizedTopK",
+    "LightRanker",
+    "MixtureOfLogits",
+    "Ranker",
     "RegressionTask",
     "RetrievalTask",
     "RewardAlignmentTask",

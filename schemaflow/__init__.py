@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from schemaflow import optimizers as optimizers
     from schemaflow.config import RunConfig as RunConfig
     from schemaflow.data.dataset import read_parquet as read_parquet
+    from schemaflow.data.histories import expand_sequences as expand_sequences
+    from schemaflow.data.histories import histories as histories
     from schemaflow.errors import SchemaFlowError as SchemaFlowError
     from schemaflow.evaluation import Report as Report
     from schemaflow.evaluation import evaluate as evaluate
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from schemaflow.index import ScaNN as ScaNN
     from schemaflow.layers.cross import CrossBlock as CrossBlock
     from schemaflow.layers.embedding import EmbeddingTable as EmbeddingTable
+    from schemaflow.layers.history import UserHistoryEncoder as UserHistoryEncoder
     from schemaflow.layers.mlp import MLPBlock as MLPBlock
     from schemaflow.layers.norm import L2Norm as L2Norm
     from schemaflow.models import TwoTowerModel as TwoTowerModel
@@ -75,8 +78,11 @@ _HOMES = {
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
     "UniformSampler": "schemaflow.sampling",
+    "UserHistoryEncoder": "schemaflow.layers.history",
     "datasets": "schemaflow.datasets",
     "evaluate": "schemaflow.evaluation",
+    "expand_sequences": "schemaflow.data.histories",
+    "histories": "schemaflow.data.histories",
     "optimizers": "schemaflow.optimizers",
     "read_parquet": "schemaflow.data.dataset",
 }
@@ -113,8 +119,11 @@ __all__ = [
     "Tags",
     "TwoTowerModel",
     "UniformSampler",
+    "UserHistoryEncoder",
     "datasets",
     "evaluate",
+    "expand_sequences",
+    "histories",
     "optimizers",
     "read_parquet",
 ]

@@ -18,6 +18,7 @@ from schemaflow.errors import ConfigError, DataError, suggest
 from schemaflow.export import Recommender, check_target, export
 from schemaflow.features.catalogue import ItemCatalogue, read_catalogue
 from schemaflow.features.encoders import build_tables, options_config, options_from_config
+from schemaflow.features.histories import checked_history
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.known import KnownPositives, history_named, read_known_positives, user_id
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
@@ -82,9 +83,10 @@ class TwoTowerModel(keras.Model):
             probability of being sampled, by the schema's item counts, or without them by a `StreamingFrequency`, which
             can be given itself; "exclude_positive" does not correct the positive, which is not sampled; None corrects
             nothing. `known_positives`: interactions, or the name of a list feature of the query, whose items are no
-            negatives of their user. `l2_normalize`: both towers end in vectors of length one. `debiasing`: one or several
-            `Debiasing`, whose weights the retrieval loss multiplies a row's worth with. `name`, `dtype`: as for any Keras
-            model.
+            negatives of their user. `history`: a `UserHistoryEncoder`, through which the features of the query that are
+            tagged `sequence` go, with the lists aligned with them, in place of their combiners. `l2_normalize`: both
+            towers end in vectors of length one. `debiasing`: one or several `Debiasing`, whose weights the retrieval loss
+            multiplies a row's worth with. `name`, `dtype`: as for any Keras model.
 
     A query tower that ends in [batch, K, dim] gives each query K vectors, one for each of its interests. An item's score is
     then the highest, `max_k q_k(x) . c(y)`, in evaluation and in every index; all terms of the loss are given the interest
@@ -136,12 +138,13 @@ class TwoTowerModel(keras.Model):
     ) -> None:
         correction, l2_normalize = correction_of(kwargs.pop("correction", "log_q")), kwargs.pop("l2_normalize", False)
         candidates, known_positives = kwargs.pop("candidates", None), kwargs.pop("known_positives", None)
-        debiasing = _listed(kwargs.pop("debiasing", ()))
+        debiasing, history = _listed(kwargs.pop("debiasing", ())), kwargs.pop("history", None)
         known = (
             "candidates",
             "correction",
             "debiasing",
             "dtype",
+            "history",
             "known_positives",
             "l2_normalize",
             "name",
@@ -175,11 +178,11 @@ class TwoTowerModel(keras.Model):
             "item_tower_tag": str(item_tower_tag),
             "l2_normalize": l2_normalize,
         }
-        self.schema = schema
-        self.sides = sides
+        self.schema, self.sides = schema, sides
         self.embedding_options = embedding_options
         self.post = post
         item_block = fresh_copy(query_tower) if item_tower is None else item_tower
+        self.history_encoder = checked_history(history, sides)
         inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
         inputs.require_fitted()
         tables = build_tables(inputs, embedding_options)
@@ -191,7 +194,9 @@ class TwoTowerModel(keras.Model):
             "tables": tables,
             "dtype": self.dtype_policy,
         }
-        self.query_tower = Tower(schema, [it.name for it in sides.query], query_tower, name="query_tower", **shared)
+        self.query_tower = Tower(
+            schema, [it.name for it in sides.query], query_tower, name="query_tower", history=history, **shared
+        )
         self.item_tower = Tower(schema, [it.name for it in sides.item], item_block, name="item_tower", **shared)
         if self.item_tower.interests is not None:
             raise ConfigError(
@@ -257,7 +262,7 @@ class TwoTowerModel(keras.Model):
         self._inputs = Inputs(self.schema, self.sides, beside, encoders)
         self._reads_inputs = any(task.reads_inputs for task in tasks)
         probe = tf.zeros((2, self.query_tower.dim))
-        inputs = tf.zeros((2, self.query_tower.encoder.width))
+        inputs = tf.zeros((2, *self.query_tower.encoder.shape))
         for task in tasks:
             task.predictions(probe, probe, inputs)  # makes the weights of those that predict
             task.begin(self.query_tower, self.item_tower, tasks)
@@ -319,7 +324,10 @@ class TwoTowerModel(keras.Model):
             inputs: The features of both sides, raw or encoded.
             training: Reaches the towers' layers through Keras.
         """
-        query_inputs = self.query_tower.inputs_of(inputs)
+        chosen = None
+        if training and self.query_tower.encoder.mask_target:
+            chosen = {self.sides.item_id.table: self.item_tower.encoder.rows(self.sides.item_id.name, inputs)}
+        query_inputs = self.query_tower.inputs_of(inputs, chosen)
         query, candidate = self.query_tower.body(query_inputs), self.item_tower(inputs)
         nearest = nearest_interest(query, candidate)  # [batch, dim]
         outputs = {"query": query, "candidate": candidate, "score": tf.reduce_sum(nearest * candidate, axis=-1)}
@@ -425,6 +433,8 @@ class TwoTowerModel(keras.Model):
         if kwargs.get("jit_compile", "auto") == "auto" and not tf.config.list_physical_devices("GPU"):
             kwargs["jit_compile"] = False
         # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
+        if kwargs.get("jit_compile") is True and self.history_encoder is not None:
+            raise ConfigError("compile(jit_compile=True): XLA compiles no histories of any length; leave it out")
         if kwargs.get("jit_compile") is True:
             self.query_tower.assume_encoded()
             self.item_tower.assume_encoded()
@@ -804,6 +814,7 @@ class TwoTowerModel(keras.Model):
             "item_tower": None if shared else serialize(self.item_tower.block),
             "embedding_options": options_config(self.embedding_options),
             "post": None if self.post is None else serialize(self.post),
+            "history": None if self.history_encoder is None else serialize(self.history_encoder),
             "prediction_tasks": [serialize(task) for task in self.tasks],
             "debiasing": [serialize(term) for term in self.debiasing],
             "samplers": [] if self.retrieval is None else [serialize(it) for it in self.negatives.samplers],
@@ -828,7 +839,9 @@ class TwoTowerModel(keras.Model):
         made = keras.saving.deserialize_keras_object
         objects = ("dtype", "prediction_tasks", "debiasing", "correction", "candidates", "known_positives")
         rebuilt = {key: made(config[key]) for key in objects}
-        rebuilt |= {key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post", "samplers")}
+        rebuilt |= {
+            key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post", "samplers", "history")
+        }
         if rebuilt["item_tower"] is None:
             rebuilt["item_tower"] = rebuilt["query_tower"]
         for task in rebuilt["prediction_tasks"]:

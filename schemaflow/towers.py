@@ -12,7 +12,8 @@ from schemaflow.features.encoders import FeatureEncoder, build_tables, options_c
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.layers.copies import fresh_copy, unbuilt
-from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.layers.history import UserHistoryEncoder
+from schemaflow.layers.quotient_remainder import Table
 from schemaflow.registry import register
 from schemaflow.schema.schema import Schema
 
@@ -34,6 +35,7 @@ class Tower(keras.layers.Layer):
         options: For the tables' widths, combiners and l2.
         post: Layers that follow.
         tables: Embedding tables by domain, to share with another tower; the tower's own if None.
+        history: What encodes its sequences, where their combiners are not to.
         **kwargs: Of `keras.layers.Layer`.
 
     Raises:
@@ -60,7 +62,8 @@ class Tower(keras.layers.Layer):
         block: keras.layers.Layer,
         options: EmbeddingOptions = EmbeddingOptions(),
         post: Sequence[keras.layers.Layer] = (),
-        tables: Mapping[str, EmbeddingTable] | None = None,
+        tables: Mapping[str, Table] | None = None,
+        history: UserHistoryEncoder | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # ids and raw numbers must not pass through half precision
@@ -71,7 +74,10 @@ class Tower(keras.layers.Layer):
         inputs.require_fitted()
         if tables is None:
             tables = build_tables(inputs, options)
-        self.encoder = FeatureEncoder(schema, self.features, tables, options, name="features", dtype=self.dtype_policy)
+        self.history = history
+        self.encoder = FeatureEncoder(
+            schema, self.features, tables, options, history, name="features", dtype=self.dtype_policy
+        )
         self.block = block
         self.post = list(post)
         *several, self.dim = self._shape_of_vectors()
@@ -91,11 +97,12 @@ class Tower(keras.layers.Layer):
         """
         return self.body(self.inputs_of(inputs))
 
-    def inputs_of(self, inputs: Tensors | tf.Tensor) -> tf.Tensor:
+    def inputs_of(self, inputs: Tensors | tf.Tensor, chosen: Mapping[str, tf.Tensor] | None = None) -> tf.Tensor:
         """Return the features' vectors side by side, what the block is given, [batch, width].
 
         Args:
             inputs: As in `call`.
+            chosen: By table, each row's own item, [batch] int, which is taken out of the row's histories.
 
         Raises:
             ConfigError: As in `call`.
@@ -105,7 +112,7 @@ class Tower(keras.layers.Layer):
                 names = ", ".join(feature.name for feature in self.features)
                 raise ConfigError(f"{self.name}: the inputs are no dict of features; expected one of {names}")
             inputs = {self.features[0].name: inputs}
-        return self.encoder(inputs)
+        return self.encoder(inputs, chosen=chosen)
 
     def assume_encoded(self) -> None:
         """Let XLA compile the tower: what it cannot compile is the encoding of raw values."""
@@ -122,7 +129,7 @@ class Tower(keras.layers.Layer):
         """Return the shape of what the block gives for a row; called once, a block of the user's has made all its weights."""
         name, width = type(self.block).__name__, self.encoder.width
         try:
-            vectors = self.body(tf.zeros((2, width), self.compute_dtype))
+            vectors = self.body(tf.zeros((2, *self.encoder.shape), self.compute_dtype))
         except SchemaFlowError:
             raise
         except (ValueError, tf.errors.InvalidArgumentError) as error:
@@ -149,6 +156,7 @@ class Tower(keras.layers.Layer):
             "block": serialize(self.block),
             "options": options_config(self.options),
             "post": [serialize(layer) for layer in self.post],
+            "history": None if self.history is None else serialize(self.history),
         }
 
     @classmethod
@@ -162,5 +170,6 @@ class Tower(keras.layers.Layer):
                 "block": made(unbuilt(config["block"])),
                 "options": options_from_config(config["options"]),
                 "post": [made(unbuilt(layer)) for layer in config["post"]],
+                "history": made(unbuilt(config["history"])),
             }
         )

@@ -17,6 +17,7 @@ from schemaflow.errors import ConfigError
 from schemaflow.features.catalogue import ItemCatalogue
 from schemaflow.features.known import KnownPositives
 from schemaflow.layers.prefix import Prefix
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable
 from schemaflow.towers import Tower
 
 VECTORS = tf.constant(np.random.default_rng(0).normal(size=(5, 3)), tf.float32)
@@ -29,11 +30,19 @@ PAIRS = {"user": tf.constant(["u", "v", "?", "", "u"]), "item": tf.constant(["a"
 # how to make one of each, and what it takes; a class that is registered without an entry here fails
 LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     "layer/embedding-table": (lambda **it: sf.EmbeddingTable(7, 3, **it), tf.constant([1, 6, 0, 2, 2])),
+    "layer/quotient-remainder-table": (
+        lambda **it: QuotientRemainderTable(17, 3, 4, "sum", 3, "random_normal", **it),
+        tf.constant([1, 16, 0, 2, 2]),
+    ),
     "layer/tower": (lambda **it: Tower(SCHEMA, ["user"], keras.layers.Dense(4), **it), PAIRS),
     "block/mlp": (lambda **it: sf.MLPBlock([4, 2], normalization="layer_norm", residual=True, **it), VECTORS),
     "block/cross": (lambda **it: sf.CrossBlock(2, low_rank_dim=2, **it), VECTORS),
     "block/l2-norm": (sf.L2Norm, VECTORS),
     "block/prefix": (lambda **it: Prefix(2, of=sf.L2Norm(), **it), VECTORS),
+    "layer/user-history-encoder": (
+        lambda **it: sf.UserHistoryEncoder(["last", "mean", "attention"], 2, 2, 4, 6, 0.2, "gelu", 2, 7, False, **it),
+        tf.constant(np.random.default_rng(1).normal(size=(5, 3, 6)), tf.float32),
+    ),
     "layer/item-catalogue": (
         lambda **it: ItemCatalogue({"item": {"shape": [5], "dtype": "int64"}}, reserved=0, **it),
         tf.range(5, dtype=tf.int64),

@@ -325,9 +325,13 @@ def test_the_graph_encodes_raw_values_as_the_pipeline_does(
     table: dict[str, Any] = {}
     raw: dict[str, Any] = {}
     for feature in encoder.features:
-        column = [data.draw(values_of(schema, feature)) for _ in range(rows)] if feature.kind != "weights" else None
-        if column is None:
+        if feature.kind == "weights":
             column = [[it % 4 for it, _ in enumerate(row)] for row in table["words"].to_pylist()]
+        elif feature.aligned_with is not None:  # a value for each event
+            one = floats if feature.dtype == "float32" else st.sampled_from(["view", "buy", "?"])
+            column = [[data.draw(one) for _ in row] for row in table[feature.aligned_with].to_pylist()]
+        else:
+            column = [data.draw(values_of(schema, feature)) for _ in range(rows)]
         kind: Any = {"string": pa.string()}.get(feature.dtype) or getattr(pa, feature.dtype)()
         missing = missing_value(feature.dtype)
         if feature.many:
@@ -375,7 +379,8 @@ def test_everything_trains_exports_and_answers_alike_in_a_fresh_process(
     recommender = model.export(tmp_path / "bundle", folder / "items.parquet")
     query = {
         "user_id": ["u1", "stranger"], "age": [30, None], "income": [None, 5.0], "spent": [2.0, 0.0], "height": [None, 1.8],
-        "plan": ["gold", None], "city": ["Oslo", "Bari"], "seen": [["i1", "i2"], []], "device": ["tv", None], "store": [5, 6],
+        "plan": ["gold", None], "city": ["Oslo", "Bari"], "seen": [["i1", "i2"], []],
+        "seen_how": [["buy", "?"], []], "seen_days": [[0.5, 1.0], []], "device": ["tv", None], "store": [5, 6],
         "search": ["Tea", None], "referrer": ["ad", None], "hour": [1_700_000_000_000] * 2, "weekday": [1_700_000_000_000] * 2,
         "freshness": [1_700_000_000_000] * 2,
     }  # fmt: skip
@@ -410,7 +415,7 @@ def test_what_the_schema_takes_no_missing_value_of_the_recommender_refuses(shop:
     for name, values, message in [
         ("store", [None], "the schema names nothing in its place"),
         ("spent", [None], "the schema names nothing in its place"),
-        ("words", [["red", None]], "a weighted list must be whole"),
+        ("words", [["red", None]], "a weighted or aligned list must be whole"),
         ("picture", [[1.0, 2.0]], "expected 3 finite numbers in each row"),
         ("picture", [[1.0, 2.0, float("nan")]], "expected 3 finite numbers in each row"),
     ]:

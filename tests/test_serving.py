@@ -269,6 +269,14 @@ def test_columns_are_answered_by_columns(server: Server, recommender: sf.Recomme
     )
     assert (status, answer.keys(), answer["outputs"].keys()) == (200, {"outputs"}, {"identifiers", "scores", "count"})
     assert answer["outputs"]["identifiers"] == expected.identifiers
+    body["inputs"] |= {
+        "exclude": [["i1", "i3"]],
+        "where_genre": [],
+        "where_year_min": -(2**31),
+        "where_year_max": 2**31 - 1,
+    }
+    answer = server.ask("/v1/models/films:predict", body)[1]  # one list for all rows
+    assert answer["outputs"]["identifiers"] == recommender.recommend(FULL, k=3, exclude=["i1", "i3"]).identifiers
     body = {"signature_name": "query_embedding", "inputs": FULL}
     status, answer = server.ask("/v1/models/films:predict", body)
     assert np.allclose(

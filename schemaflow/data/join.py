@@ -99,8 +99,8 @@ class Joined:
         for side in self.sides:
             columns |= take(side.columns, side.rows(piece))
         for feature in self.features:
-            if feature.weighted_by is not None:
-                _refuse_unmatched(feature, feature.weighted_by, columns, piece)
+            if feature.paired_with is not None:
+                _refuse_unmatched(feature, feature.paired_with, columns, piece)
         return {feature.name: columns[feature.name] for feature in self.features}
 
 
@@ -356,16 +356,16 @@ def ids_in(piece: Piece, feature: Feature) -> pa.Array:
     return column.values
 
 
-def _refuse_unmatched(feature: Feature, weights: str, columns: Columns, piece: Piece) -> None:
-    """Raise `DataError` where a list and its weights differ in length."""
-    values, weighing = columns[feature.name], columns[weights]
-    assert isinstance(values, Lists), "what has weights is a list"
-    assert isinstance(weighing, Lists), "weights are a list"
-    lengths, expected = np.diff(values.splits), np.diff(weighing.splits)
+def _refuse_unmatched(feature: Feature, other: str, columns: Columns, piece: Piece) -> None:
+    """Raise `DataError` where a list differs in length from its weights, or from the sequence it is aligned with."""
+    values, paired = columns[feature.name], columns[other]
+    assert isinstance(values, Lists), "what is paired is a list"
+    assert isinstance(paired, Lists), "and so is the other"
+    lengths, expected = np.diff(values.splits), np.diff(paired.splits)
     if (lengths != expected).any():
         row = int(np.argmax(lengths != expected))
         raise DataError(
-            f'{place_of(piece, row)}: feature "{feature.name}" has {lengths[row]} values and its weights "{weights}"'
+            f'{place_of(piece, row)}: feature "{feature.name}" has {lengths[row]} values and {feature.pair}'
             f" {expected[row]}; expected one for each"
         )
 

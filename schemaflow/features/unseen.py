@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable, Table
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import OUT_OF_VOCABULARY, PADDING
 from schemaflow.schema.schema import Schema
@@ -52,7 +52,7 @@ class _Table:
         reserved: How many rows come before the values.
     """
 
-    table: EmbeddingTable
+    table: Table
     trained: tf.Tensor
     rows: Array
     oov: int | None
@@ -73,9 +73,8 @@ class _Table:
     def fingerprints(self) -> Array:
         """Return a number for each of `rows` that tells what it holds, [m] int64: a copy of them may not fit in memory."""
         factors = np.random.default_rng(0).integers(1 << 62, size=self.table.dim) * 2 + 1  # odd: each bit counts
-        weights = self.table.embeddings.value
         found = [
-            tf.cast(tf.gather(weights, rows), tf.float32).numpy().view(np.int32).astype(np.int64) @ factors
+            tf.cast(self.table.lookup(rows), tf.float32).numpy().view(np.int32).astype(np.int64) @ factors
             for rows in self.chunks(self.rows)
         ]
         return np.concatenate(found)
@@ -83,9 +82,8 @@ class _Table:
     def directions(self) -> Array:
         """Return two numbers for each of `rows` that tell where it points, however long it is, [m, 2] float32."""
         axes = np.random.default_rng(1).normal(size=(self.table.dim, 2)).astype(np.float32)
-        weights = self.table.embeddings.value
         found = [
-            (tf.math.l2_normalize(tf.cast(tf.gather(weights, rows), tf.float32), axis=1, epsilon=1e-38) @ axes).numpy()
+            (tf.math.l2_normalize(tf.cast(self.table.lookup(rows), tf.float32), axis=1, epsilon=1e-38) @ axes).numpy()
             for rows in self.chunks(self.rows)
         ]
         return np.concatenate(found)
@@ -93,8 +91,16 @@ class _Table:
     def put(self, value: tf.Tensor, rows: Array) -> None:
         """Give rows a value, [dim]."""
         for some in self.chunks(rows):
-            values = tf.repeat(value[tf.newaxis], len(some), axis=0)  # [rows, dim]
-            self.table.embeddings.value.scatter_update(tf.IndexedSlices(values, some))
+            self.table.put(some, tf.repeat(value[tf.newaxis], len(some), axis=0))  # [rows, dim]
+
+    def mean(self) -> tf.Tensor:
+        """Return the mean of the rows that are trained, [dim]."""
+        if not isinstance(self.table, QuotientRemainderTable):
+            total = tf.linalg.matvec(self.table.embeddings.value, self.trained, transpose_a=True)
+        else:  # its rows are made as they are looked up
+            rows = np.flatnonzero(self.trained)
+            total = tf.add_n([tf.reduce_sum(self.table.lookup(some), axis=0) for some in self.chunks(rows)])
+        return total / tf.reduce_sum(self.trained)
 
     def chunks(self, rows: Array) -> Iterator[Array]:
         size = max(CHUNK // self.table.dim, 1)
@@ -107,20 +113,22 @@ class UnseenRows:
     A row of random numbers would be noise in the answer to a new id. After each epoch such a row is the one that stands
     for what is out of the vocabulary, where examples have trained that, and else the mean of the rows that are trained.
     Pretrained and frozen tables stay as they are, and so does every row that training has changed, other than by the decay
-    or the average of all weights.
+    or the average of all weights. Of a compressed table this holds for the reserved rows; an id that no interaction has is
+    made of rows that others have trained.
 
     Args:
         schema: Knows the vocabularies, and how often each id was seen.
         tables: Embedding tables by domain.
     """
 
-    def __init__(self, schema: Schema, tables: Mapping[str, EmbeddingTable]) -> None:
+    def __init__(self, schema: Schema, tables: Mapping[str, Table]) -> None:
         self._tables = []
         for name, table in tables.items():
             domain = schema.domains[name]
             holds, seen = holding_values(schema, domain), seen_rows(schema, domain)
             trained = holds if seen is None else holds & seen
             left = ~trained if seen is None else ~(trained | seen)
+            left &= not isinstance(table, QuotientRemainderTable)
             left[: domain.reserved] = True  # trained or not: that is seen as training goes on
             left[PADDING] &= not domain.reserved
             if trained.any() and left.any() and schema.vectors(name) is None:
@@ -171,10 +179,7 @@ class UnseenRows:
         for it in self._tables:
             if not it.table.trainable:
                 continue
-            weights, rows = it.table.embeddings.value, it.rows[it.alone]
-            if it.oov is not None and it.oov not in rows:
-                value = weights[it.oov]
-            else:
-                value = tf.linalg.matvec(weights, it.trained, transpose_a=True) / tf.reduce_sum(it.trained)  # [dim]
-            it.put(value, rows)
+            rows = it.rows[it.alone]
+            spoken_for = it.oov is not None and it.oov not in rows
+            it.put(it.table.lookup(it.oov) if spoken_for else it.mean(), rows)
             it.look()

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from schemaflow import optimizers as optimizers
     from schemaflow.config import RunConfig as RunConfig
     from schemaflow.data.dataset import read_parquet as read_parquet
+    from schemaflow.data.histories import expand_sequences as expand_sequences
+    from schemaflow.data.histories import histories as histories
     from schemaflow.errors import SchemaFlowError as SchemaFlowError
     from schemaflow.evaluation import Report as Report
     from schemaflow.evaluation import evaluate as evaluate
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from schemaflow.index import ScaNN as ScaNN
     from schemaflow.layers.cross import CrossBlock as CrossBlock
     from schemaflow.layers.embedding import EmbeddingTable as EmbeddingTable
+    from schemaflow.layers.history import UserHistoryEncoder as UserHistoryEncoder
     from schemaflow.layers.mlp import MLPBlock as MLPBlock
     from schemaflow.layers.norm import L2Norm as L2Norm
     from schemaflow.models import TwoTowerModel as TwoTowerModel
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from schemaflow.schema import Feature as Feature
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
+    from schemaflow.tasks.alignment import RewardAlignmentTask as RewardAlignmentTask
+    from schemaflow.tasks.distillation import DistillationTask as DistillationTask
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
     from schemaflow.tasks.ranker import LightRanker as LightRanker
     from schemaflow.tasks.ranker import MixtureOfLogits as MixtureOfLogits
@@ -46,6 +51,7 @@ _HOMES = {
     "BruteForce": "schemaflow.index",
     "CachedCrossBatchSampler": "schemaflow.sampling",
     "CrossBlock": "schemaflow.layers.cross",
+    "DistillationTask": "schemaflow.tasks.distillation",
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
     "FactorizedTopK": "schemaflow.tasks.factorized_top_k",
@@ -62,6 +68,7 @@ _HOMES = {
     "RegressionTask": "schemaflow.tasks.targets",
     "Report": "schemaflow.evaluation",
     "RetrievalTask": "schemaflow.tasks.retrieval",
+    "RewardAlignmentTask": "schemaflow.tasks.alignment",
     "RunConfig": "schemaflow.config",
     "ScaNN": "schemaflow.index",
     "Schema": "schemaflow.schema",
@@ -71,8 +78,11 @@ _HOMES = {
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
     "UniformSampler": "schemaflow.sampling",
+    "UserHistoryEncoder": "schemaflow.layers.history",
     "datasets": "schemaflow.datasets",
     "evaluate": "schemaflow.evaluation",
+    "expand_sequences": "schemaflow.data.histories",
+    "histories": "schemaflow.data.histories",
     "optimizers": "schemaflow.optimizers",
     "read_parquet": "schemaflow.data.dataset",
 }
@@ -82,6 +92,7 @@ __all__ = [
     "BruteForce",
     "CachedCrossBatchSampler",
     "CrossBlock",
+    "DistillationTask",
     "EmbeddingOptions",
     "EmbeddingTable",
     "FactorizedTopK",
@@ -98,6 +109,7 @@ __all__ = [
     "RegressionTask",
     "Report",
     "RetrievalTask",
+    "RewardAlignmentTask",
     "RunConfig",
     "ScaNN",
     "Schema",
@@ -107,8 +119,11 @@ __all__ = [
     "Tags",
     "TwoTowerModel",
     "UniformSampler",
+    "UserHistoryEncoder",
     "datasets",
     "evaluate",
+    "expand_sequences",
+    "histories",
     "optimizers",
     "read_parquet",
 ]

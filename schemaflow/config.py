@@ -138,7 +138,7 @@ class SamplerConfig(Document):
 
 
 class TaskConfig(Document):
-    """Something to train for; `loss`, `logits_temperature` and `num_hard_negatives` of the towers go to `retrieval`.
+    """Something to train for; `loss`, `logits_temperature`, … of the towers go to `retrieval`.
 
     Args:
         kind: Its short name.
@@ -180,6 +180,7 @@ _OF_RETRIEVAL = (
     "logits_temperature",
     "loss",
     "num_hard_negatives",
+    "matryoshka_dims",
     "samplers",
     "correction",
     "mask_known_positives",
@@ -197,6 +198,7 @@ class TowersConfig(Document):
         logits_temperature: The scores are divided by it in the loss; `learned` makes it a weight.
         loss: Of the retrieval task.
         num_hard_negatives: Only so many negatives of each row enter the loss, those with the highest logits.
+        matryoshka_dims: Train the first so many numbers of the vectors too, such as [16, 32] of 64.
         samplers: Where negatives come from; other rows of the batch if not given.
         correction: Correct the logits for each item's probability of being sampled.
         mask_known_positives: No item that a user chose anywhere in the training is a negative of that user.
@@ -211,6 +213,7 @@ class TowersConfig(Document):
         "categorical_crossentropy"
     )
     num_hard_negatives: Count | None = None
+    matryoshka_dims: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] = ()
     samplers: Annotated[tuple[SamplerConfig, ...], BeforeValidator(as_tuple)] = ()
     correction: Literal["log_q", "exclude_positive"] | None = "log_q"
     mask_known_positives: StrictBool = False

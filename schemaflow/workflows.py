@@ -208,6 +208,7 @@ def _task(towers: TowersConfig, task: TaskConfig) -> Task:
             loss=towers.loss,
             temperature=towers.logits_temperature,
             num_hard_negatives=towers.num_hard_negatives,
+            matryoshka_dims=towers.matryoshka_dims,
             loss_weight=task.loss_weight,
         )
     layers = {} if task.dimensions is None else {"block": MLPBlock(task.dimensions, final_activation="relu")}

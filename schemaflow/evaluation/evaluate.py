@@ -40,7 +40,7 @@ class TwoTowers(Protocol):
     """A second stage, `schemaflow.tasks.Ranker`; None where nothing is ranked anew."""
 
     def query_embeddings(self, queries: Any, batch_size: int = 4096) -> Array:
-        """Return [n, dim]."""
+        """Return [n, dim], or [n, K, dim]."""
 
     def query_inputs(self, queries: Any, batch_size: int = 4096) -> Array:
         """Return what the ranker reads of queries beside their vectors, [n, width]."""
@@ -69,7 +69,8 @@ def evaluate(
     positive. A positive that is no candidate is a miss. Explicit negatives are no positives.
 
     `report.warm` and `report.cold` say the same of some positives each, among the same candidates: warm are those whose
-    user and item were in the interactions that the schema was fitted on, cold those of a user or item that was not.
+    user and item were in the interactions that the schema was fitted on, cold those of a user or item that was not. Of ids
+    that are hashed their rows alone are known: one that shares the row of an id that was there counts as warm.
 
     Args:
         model: A `TwoTowerModel`.
@@ -230,7 +231,7 @@ def _excluded(
 
 def _longest(vectors: Array) -> float:
     """Return the length of the longest vector, NaN or infinite where one is not finite."""
-    return float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max()))
+    return float(np.sqrt(np.einsum("...j,...j->...", vectors, vectors, dtype=np.float64).max()))
 
 
 def _seen(schema: Schema, feature: Feature, ids: pa.Array) -> npt.NDArray[np.bool_]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from schemaflow.data.encode import Array
+from schemaflow.interests import scores_of, vectors_each
 from schemaflow.metrics import Floats, Ints
 from schemaflow.ranking import COLUMNS, ROWS
 
@@ -71,7 +72,7 @@ def nearest(queries: Floats, candidates: Floats, count: int, excluded: Excluded)
     go by: of a million candidates some hundreds come above it.
 
     Args:
-        queries: [q, dim] float32.
+        queries: [q, dim] float32; or [q, K, dim], where a score is the highest of a query's vectors.
         candidates: [n, dim] float32, n >= 1, so that every score is finite.
         count: How many to find of each query, k; fewer where there are fewer candidates.
         excluded: What is not ranked for whom.
@@ -84,18 +85,19 @@ def nearest(queries: Floats, candidates: Floats, count: int, excluded: Excluded)
     n = len(candidates)
     count = min(count, n)
     width = min(n, max(COLUMNS, 4 * count))
-    rows = max(1, ROWS * COLUMNS // max(width, COLUMNS))
+    each, dim = vectors_each(queries), queries.shape[-1]
+    rows = max(1, ROWS * COLUMNS // (max(width, COLUMNS) * each))
     vectors = tf.constant(candidates, tf.float32)  # [n, dim]
     for start in range(0, len(queries), rows):
-        part = tf.constant(queries[start : start + rows], tf.float32)  # [b, dim]
+        part = tf.constant(queries[start : start + rows], tf.float32)  # [b, dim] or [b, K, dim]
         row, column = excluded.of(start, start + len(part))
         out = np.stack([row, column], axis=1)[column < width]  # [e, 2]
-        first = tf.matmul(part, vectors[:width], transpose_b=True)  # [b, width]
+        first = scores_of(part, vectors[:width])  # [b, width]
         first = tf.tensor_scatter_nd_update(first, out, tf.fill([len(out)], float("-inf")))
         scores, places = tf.math.top_k(first, count)  # [b, count]
         end = tf.constant(width)
         while end < n:
-            end, cells, above = _above(part, vectors, tf.constant(width), scores, end)
+            end, cells, above = _above(tf.reshape(part, [-1, dim]), each, vectors, tf.constant(width), scores, end)
             scores, places = _merged(scores, places, *_without(cells.numpy(), above.numpy(), row * n + column, n))
         yield Firsts(scores.numpy(), np.where(scores > -np.inf, places, -1))
 
@@ -167,12 +169,13 @@ def _nth(row: Ints, rows: int) -> Ints:
 
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
 def _above(
-    queries: tf.Tensor, candidates: tf.Tensor, width: tf.Tensor, firsts: tf.Tensor, start: tf.Tensor
+    queries: tf.Tensor, each: int, candidates: tf.Tensor, width: tf.Tensor, firsts: tf.Tensor, start: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Go through tiles until there are as many cells above the bar as first ones so far.
 
     Args:
-        queries: [b, dim].
+        queries: [b each, dim]: the vectors of one query after those of another.
+        each: How many vectors a query has.
         candidates: [n, dim].
         width: Columns of a tile, at most n.
         firsts: The highest scores so far, falling, [b, k]; the last is the bar.
@@ -182,13 +185,15 @@ def _above(
         The candidate after the last, and of the cells above the bar (row, column), [found, 2] int32, and score, [found].
     """
     n, bar, limit = tf.shape(candidates)[0], firsts[:, -1], tf.size(firsts)
+    if each > 1:  # a graph whose shapes are relaxed is to know of two axes or three
+        queries = tf.reshape(queries, [-1, each, tf.shape(queries)[1]])
 
     def visit(
         at: tf.Tensor, held: tf.Tensor, cells: tf.TensorArray, scores: tf.TensorArray
     ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray, tf.TensorArray]:
         # the last tile is of the others' shape, so that copies are scored alike: it begins with what was looked at
         first = tf.minimum(at, n - width)
-        tile = tf.matmul(queries, candidates[first : first + width], transpose_b=True)[:, at - first :]
+        tile = scores_of(queries, candidates[first : first + width])[:, at - first :]
         here, above = _cells_above(tile, bar)
         number = (at - start) // width
         return (

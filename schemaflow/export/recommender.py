@@ -1,6 +1,7 @@
 """The recommender read back from a bundle: raw query features in, item ids and scores out."""
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from schemaflow.data.join import as_side_table, read_ids, read_raw, refuse_repeated
+from schemaflow.data.join import as_side_table, read_ids, read_raw, refuse_repeated, stacked
 from schemaflow.errors import BundleError, ConfigError, DataError, SchemaFlowError
 from schemaflow.export.bundle import ITEMS, MANIFEST, MODEL, REPORT, SCHEMA, read_manifest, writing
 from schemaflow.export.requests import checked_ids, checked_number, features_of, lists_of_ids, padded
@@ -33,6 +34,9 @@ __all__ = ["Recommendations", "Recommender", "Reported", "export"]
 
 EMBED_ROWS = 4096
 """Items that become vectors at a time."""
+
+GAP = 0.5
+"""Seconds that a bundle may be missing, as between the two renames by which another takes its place."""
 
 
 class Reported(Protocol):
@@ -113,7 +117,7 @@ class Recommender:
         """
         folder = Path(path)
         while True:  # a newer bundle may come in its place while it is read
-            before = _stamp(folder)
+            before = _stamp_soon(folder)
             try:
                 made = cls._read(folder)
             except (SchemaFlowError, OSError):
@@ -169,7 +173,10 @@ class Recommender:
         wanted = checked_number("k", self.k if k is None else k)
         tensors = features_of(self.schema, self.features, features)
         rows = len(next(iter(tensors.values())))
-        excluded = padded([it or [] for it in lists_of_ids("exclude", exclude, rows, self._ids)], self._ids)
+        unwanted = lists_of_ids("exclude", exclude, rows, self._ids)
+        if all(it is unwanted[0] for it in unwanted):
+            unwanted = unwanted[:1]  # the signature takes one list for all rows
+        excluded = padded([it or [] for it in unwanted], self._ids)
         allowed, given = lists_of_ids("allow", allow, rows, self._ids), conditions(self.filters, where)
         if self._has_lists:
             given["nprobe"] = tf.constant(0) if nprobe is None else checked_number("nprobe", nprobe)
@@ -183,7 +190,7 @@ class Recommender:
                 continue
             chosen = tensors | {"exclude": excluded}
             if len(at) < rows:
-                chosen = {name: tf.gather(it, at) for name, it in chosen.items()}
+                chosen = {name: it if len(it) == 1 else tf.gather(it, at) for name, it in chosen.items()}
             lists = padded([allowed[row] or [] for row in at], self._ids, least=int(some))
             answer = self._ask("recommend", **chosen, k=wanted, allow=lists, **given)
             for row, identifiers, scores in zip(at, answer.identifiers, answer.scores, strict=True):
@@ -220,7 +227,7 @@ class Recommender:
         return [None if it is None else rows.pop(0) for it in positions]
 
     def query_embeddings(self, features: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-        """Return the vectors of queries, [rows, dim] float32; the features are those of `recommend`."""
+        """Return the vectors of queries, [rows, dim] float32, or [rows, K, dim]; the features are those of `recommend`."""
         tensors = features_of(self.schema, self.features, features)
         vectors: np.ndarray[Any, Any] = self.call("query_embedding", **tensors)["embedding"].numpy()
         return vectors
@@ -266,10 +273,9 @@ class Recommender:
                 " leave out what is there, or export the model again"
             )
         more = read_raw(source, self.schema, (*self._item_features, *self.filters))
-        try:
-            both = pa.concat_tables([self.items, more], promote_options="permissive").combine_chunks()
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as reason:
-            raise DataError(f"{source.name}: its columns do not fit those of the bundle's items: {reason}") from None
+        both = stacked(
+            [self.items, more], f"{source.name}: its columns do not fit those of the bundle's items"
+        ).combine_chunks()
         index = keras.saving.deserialize_keras_object(self.manifest["index"])
         piece = Piece(both, f"{source.name}, after those of the bundle")
         index.index(self._embedded(piece), read_ids(both, self.item_id).to_numpy(zero_copy_only=False))
@@ -402,3 +408,11 @@ def _stamp(folder: Path) -> bytes | None:
         return (folder / MANIFEST).read_bytes()
     except OSError:
         return None
+
+
+def _stamp_soon(folder: Path) -> bytes | None:
+    """Return the stamp of the bundle that is there, or is so within `GAP` seconds."""
+    end = time.monotonic() + GAP
+    while (stamp := _stamp(folder)) is None and time.monotonic() < end:
+        time.sleep(GAP / 50)
+    return stamp

@@ -9,6 +9,7 @@ from schemaflow.features.encoders import raw_signature
 from schemaflow.features.filters import Filters, filter_signature
 from schemaflow.features.kinds import CategoricalEncoder
 from schemaflow.index import IVF, Index
+from schemaflow.index.directions import directions
 from schemaflow.schema.feature import Feature
 from schemaflow.tasks import Ranker
 from schemaflow.towers import Tower
@@ -22,6 +23,8 @@ Find = Callable[[tf.Tensor, int | tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 class Embeddings(tf.Module):
     """Both towers as functions of raw features by name, vectors [batch, dim] float32, with the variables they read.
+
+    A query may have several, [batch, K, dim].
 
     Nothing of Keras is kept: of its variables a SavedModel holds copies, which are what a session restores (as TensorFlow
     Serving's does) while the functions read the others.
@@ -99,8 +102,8 @@ class Served(tf.Module):
         ConfigError: The index cannot be part of a graph.
 
     Attributes:
-        functions: Those to serve, by name; lists are padded at the end with what stands for missing. An index of lists
-            takes `nprobe` [] too, where 0 is its own.
+        functions: Those to serve, by name; lists are padded at the end with what stands for missing. `exclude` has a row
+            for each query, or one for all. An index of lists takes `nprobe` [] too, where 0 is its own.
     """
 
     def __init__(
@@ -144,7 +147,7 @@ class Served(tf.Module):
 
         def similar_items(identifiers: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
             positions = search.positions_of(identifiers)  # [batch]
-            vectors = tf.math.l2_normalize(tf.gather(search.candidates, tf.maximum(positions, 0)), axis=1)
+            vectors = directions(tf.gather(search.candidates, tf.maximum(positions, 0)))
             scores, found = search.nearest(vectors, k, exclude=positions[:, tf.newaxis], by_angle=True)
             known = positions[:, tf.newaxis] >= 0  # nothing is similar to what is not there
             return answer(tf.where(known, scores, float("-inf")), tf.where(known, found, -1))

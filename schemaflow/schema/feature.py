@@ -50,7 +50,7 @@ DType = Literal[
 ]  # uint64 is left out: TensorFlow's lookups hold signed 64-bit keys
 
 _VALUES = frozenset({Tags.TARGET, Tags.TIME, Tags.POSITION, Tags.EXPLICIT_NEGATIVE, Tags.TEACHER}) | TARGET_KINDS
-_CATEGORICAL = frozenset({Tags.CATEGORICAL, Tags.ID, Tags.SEQUENCE, Tags.TEXT})
+_CATEGORICAL = frozenset({Tags.CATEGORICAL, Tags.ID, Tags.SEQUENCE, Tags.TEXT, Tags.ACTION})
 
 
 def encoded_name(name: str) -> str:
@@ -78,7 +78,7 @@ class Feature(Document):
         dtype: The type of one value.
         tags: Its side (user, item, context, session, or one of your own, `x-seed`), its kind (id, categorical,
             continuous, sequence, text, embedding) and its role (target, time, weight, position, explicit_negative, teacher,
-            filter).
+            filter; action, of what was done in each event of a sequence).
             With `filter`, requests can ask for items by it; it enters the model too if it is tagged with its kind.
         column: The Parquet column, where its name differs.
         cardinality: The rows of its embedding table, reserved ones included. An upper bound with a learned vocabulary.
@@ -207,6 +207,30 @@ class Feature(Document):
     def weighted_by(self) -> str | None:
         """The feature that holds a weight for each of its values."""
         return None if self.list is None else self.list.weights
+
+    @property
+    def aligned_with(self) -> str | None:
+        """The sequence whose events it says something of, one value for each."""
+        return None if self.list is None else self.list.aligned_with
+
+    @property
+    def paired_with(self) -> str | None:
+        """The list that has a value for each of its values: its weights, or the sequence it is aligned with."""
+        return self.weighted_by if self.weighted_by is not None else self.aligned_with
+
+    @property
+    def pair(self) -> str:
+        """What that list is to it, for messages: `its weights "counts"`."""
+        return (
+            f'its weights "{self.weighted_by}"'
+            if self.weighted_by is not None
+            else f'its sequence "{self.aligned_with}"'
+        )
+
+    @property
+    def is_history(self) -> bool:
+        """Whether it holds events in the order of time, oldest first: a sequence that is aligned with no other."""
+        return Tags.SEQUENCE in self.tags and self.aligned_with is None
 
     @property
     def learns_statistics(self) -> bool:

@@ -25,8 +25,20 @@ class Shortlist:
     first: tf.Tensor
 
     def logits(self, queries: tf.Tensor, items: Items) -> tf.Tensor:
-        """Return the dot products of queries [b, dim] with their items by the item tower as it is, [b, m] float32."""
-        return tf.linalg.matvec(self.vectors(items.vectors), tf.cast(queries, tf.float32))
+        """Return the scores of the items by the item tower as it is, [b, m] float32.
+
+        Args:
+            queries: [b, dim]; or [b, K, dim], where the score is that of the nearest.
+            items: All items.
+        """
+        return self.scores(queries, items.vectors)
+
+    def scores(self, queries: tf.Tensor, embed: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """Return the scores of the items by the vectors that `embed` gives of positions, as `logits` does."""
+        queries, vectors = tf.cast(queries, tf.float32), self.vectors(embed)
+        if queries.shape.rank == 2:
+            return tf.linalg.matvec(vectors, queries)
+        return tf.reduce_max(tf.matmul(vectors, queries, transpose_b=True), axis=2)
 
     def vectors(self, embed: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
         """Return the vectors of the items, [b, m, dim] float32.
@@ -43,7 +55,7 @@ def shortlist(items: Items, queries: tf.Tensor, hard: int, random: int, seed: ke
 
     Args:
         items: All items.
-        queries: [b, dim].
+        queries: [b, dim] or [b, K, dim].
         hard: How many nearest; all where there are fewer.
         random: How many are drawn; one that stands in the row already takes no part.
         seed: Of the draws.

@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
+    from schemaflow.tasks.position_debiasing import PositionDebiasing as PositionDebiasing
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
     from schemaflow.tasks.targets import BinaryClassificationTask as BinaryClassificationTask
     from schemaflow.tasks.targets import RegressionTask as RegressionTask
+    from schemaflow.tasks.user_debiasing import UserDebiasing as UserDebiasing
 
 _HOMES = {
     "BinaryClassificationTask": "schemaflow.tasks.targets",
@@ -53,6 +55,7 @@ _HOMES = {
     "L2Norm": "schemaflow.layers.norm",
     "MLPBlock": "schemaflow.layers.mlp",
     "PopularityBasedSampler": "schemaflow.sampling",
+    "PositionDebiasing": "schemaflow.tasks.position_debiasing",
     "Recommender": "schemaflow.export",
     "RegressionTask": "schemaflow.tasks.targets",
     "Report": "schemaflow.evaluation",
@@ -65,6 +68,7 @@ _HOMES = {
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
     "UniformSampler": "schemaflow.sampling",
+    "UserDebiasing": "schemaflow.tasks.user_debiasing",
     "datasets": "schemaflow.datasets",
     "evaluate": "schemaflow.evaluation",
     "optimizers": "schemaflow.optimizers",
@@ -86,6 +90,7 @@ __all__ = [
     "L2Norm",
     "MLPBlock",
     "PopularityBasedSampler",
+    "PositionDebiasing",
     "Recommender",
     "RegressionTask",
     "Report",
@@ -98,6 +103,7 @@ __all__ = [
     "Tags",
     "TwoTowerModel",
     "UniformSampler",
+    "UserDebiasing",
     "datasets",
     "evaluate",
     "optimizers",

@@ -1,18 +1,22 @@
 """Prediction tasks: what a model is trained for."""
 
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
+from schemaflow.tasks.position_debiasing import PositionDebiasing
 from schemaflow.tasks.retrieval import RetrievalTask
 from schemaflow.tasks.targets import BinaryClassificationTask, RegressionTask
 from schemaflow.tasks.terms import Debiasing, Step, Task, bound, refuse_twins
+from schemaflow.tasks.user_debiasing import UserDebiasing
 
 __all__ = [
     "BinaryClassificationTask",
     "Debiasing",
     "FactorizedTopK",
+    "PositionDebiasing",
     "RegressionTask",
     "RetrievalTask",
     "Step",
     "Task",
+    "UserDebiasing",
     "bound",
     "refuse_twins",
 ]

@@ -2,11 +2,12 @@
 
     python benchmarks/run.py                        # all topics
     python benchmarks/run.py tables reading         # these; the others keep what was recorded of them
+    python benchmarks/run.py systems                # all of the folder systems
     python benchmarks/run.py --check startup        # compare with the record, and leave it as it is
 
-A topic is a file of this folder with `measure(rounds)`. Each is measured in a process of its own, so that none finds the
-memory and the threads of another. Writes RESULTS.md, for people, and results.json, which the next run is compared with. Exits
-with 1 where a bar is missed, a ratio is worse than the recorded one, or a topic could not be measured.
+A topic is a file of this folder or of one in it, with `measure(rounds)`. Each is measured in a process of its own, so that
+none finds the memory and the threads of another. Writes RESULTS.md, for people, and results.json, which the next run is
+compared with. Exits with 1 where a bar is missed, a ratio is worse than the recorded one, or a topic could not be measured.
 """
 
 import argparse
@@ -41,13 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each side is measured")
     parser.add_argument("--check", action="store_true", help="record nothing")
     asked = parser.parse_args(arguments)
-    if unknown := set(asked.topics) - set(known):
+    groups = {name.partition("/")[0] for name in known}
+    if unknown := set(asked.topics) - {*known, *groups}:
         parser.error(f"unknown topic {', '.join(sorted(unknown))} (known: {', '.join(known)})")
     if asked.rounds < 1:
         parser.error(f"--rounds is {asked.rounds}; expected at least 1")
 
     recorded, failed, where = record.read(RESULTS), False, (machine(), versions())
-    for name in asked.topics or known:
+    for name in known if not asked.topics else [it for it in known if {it, it.partition("/")[0]} & set(asked.topics)]:
         print(f"\n{name}", flush=True)
         try:
             title, figures = in_own_process(name, asked.rounds)
@@ -73,9 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def topics() -> list[str]:
-    """Return the names of the files that can be measured."""
+    """Return the names of the files that can be measured, such as "tables" and "systems/position"."""
     return sorted(
-        file.stem for file in FOLDER.glob("*.py") if re.search(r"^def measure\(rounds\b", file.read_text("utf-8"), re.M)
+        file.relative_to(FOLDER).with_suffix("").as_posix()
+        for file in FOLDER.rglob("*.py")
+        if re.search(r"^def measure\(rounds\b", file.read_text("utf-8"), re.M)
     )
 
 
@@ -87,7 +91,7 @@ def in_own_process(topic: str, rounds: int) -> tuple[str, list[Figure]]:
 
 def measured(topic: str, rounds: int) -> tuple[str, list[Figure]]:
     """Return the first line of a topic's docstring, and its figures, measured in this process."""
-    module = importlib.import_module(topic)
+    module = importlib.import_module(topic.replace("/", "."))
     return (inspect.getdoc(module) or topic).partition("\n")[0], module.measure(rounds)
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from schemaflow import optimizers as optimizers
     from schemaflow.config import RunConfig as RunConfig
     from schemaflow.data.dataset import read_parquet as read_parquet
+    from schemaflow.data.histories import expand_sequences as expand_sequences
+    from schemaflow.data.histories import histories as histories
     from schemaflow.errors import SchemaFlowError as SchemaFlowError
     from schemaflow.evaluation import Report as Report
     from schemaflow.evaluation import evaluate as evaluate
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from schemaflow.index import ScaNN as ScaNN
     from schemaflow.layers.cross import CrossBlock as CrossBlock
     from schemaflow.layers.embedding import EmbeddingTable as EmbeddingTable
+    from schemaflow.layers.history import UserHistoryEncoder as UserHistoryEncoder
     from schemaflow.layers.mlp import MLPBlock as MLPBlock
     from schemaflow.layers.norm import L2Norm as L2Norm
     from schemaflow.models import TwoTowerModel as TwoTowerModel
@@ -33,9 +36,14 @@ if TYPE_CHECKING:
     from schemaflow.schema import Feature as Feature
     from schemaflow.schema import Schema as Schema
     from schemaflow.schema import Tags as Tags
+    from schemaflow.tasks.alignment import RewardAlignmentTask as RewardAlignmentTask
+    from schemaflow.tasks.distillation import DistillationTask as DistillationTask
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
     from schemaflow.tasks.position_debiasing import PositionDebiasing as PositionDebiasing
+    from schemaflow.tasks.ranker import LightRanker as LightRanker
+    from schemaflow.tasks.ranker import MixtureOfLogits as MixtureOfLogits
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
+    from schemaflow.tasks.scoring import Scorer as Scorer
     from schemaflow.tasks.targets import BinaryClassificationTask as BinaryClassificationTask
     from schemaflow.tasks.targets import RegressionTask as RegressionTask
     from schemaflow.tasks.user_debiasing import UserDebiasing as UserDebiasing
@@ -45,6 +53,7 @@ _HOMES = {
     "BruteForce": "schemaflow.index",
     "CachedCrossBatchSampler": "schemaflow.sampling",
     "CrossBlock": "schemaflow.layers.cross",
+    "DistillationTask": "schemaflow.tasks.distillation",
     "EmbeddingOptions": "schemaflow.features.tables",
     "EmbeddingTable": "schemaflow.layers.embedding",
     "FactorizedTopK": "schemaflow.tasks.factorized_top_k",
@@ -53,24 +62,31 @@ _HOMES = {
     "IVF": "schemaflow.index",
     "InBatchSampler": "schemaflow.sampling",
     "L2Norm": "schemaflow.layers.norm",
+    "LightRanker": "schemaflow.tasks.ranker",
     "MLPBlock": "schemaflow.layers.mlp",
+    "MixtureOfLogits": "schemaflow.tasks.ranker",
     "PopularityBasedSampler": "schemaflow.sampling",
     "PositionDebiasing": "schemaflow.tasks.position_debiasing",
     "Recommender": "schemaflow.export",
     "RegressionTask": "schemaflow.tasks.targets",
     "Report": "schemaflow.evaluation",
     "RetrievalTask": "schemaflow.tasks.retrieval",
+    "RewardAlignmentTask": "schemaflow.tasks.alignment",
     "RunConfig": "schemaflow.config",
     "ScaNN": "schemaflow.index",
     "Schema": "schemaflow.schema",
     "SchemaFlowError": "schemaflow.errors",
+    "Scorer": "schemaflow.tasks.scoring",
     "StreamingFrequency": "schemaflow.sampling",
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
     "UniformSampler": "schemaflow.sampling",
     "UserDebiasing": "schemaflow.tasks.user_debiasing",
+    "UserHistoryEncoder": "schemaflow.layers.history",
     "datasets": "schemaflow.datasets",
     "evaluate": "schemaflow.evaluation",
+    "expand_sequences": "schemaflow.data.histories",
+    "histories": "schemaflow.data.histories",
     "optimizers": "schemaflow.optimizers",
     "read_parquet": "schemaflow.data.dataset",
 }
@@ -80,6 +96,7 @@ __all__ = [
     "BruteForce",
     "CachedCrossBatchSampler",
     "CrossBlock",
+    "DistillationTask",
     "EmbeddingOptions",
     "EmbeddingTable",
     "FactorizedTopK",
@@ -88,24 +105,31 @@ __all__ = [
     "IVF",
     "InBatchSampler",
     "L2Norm",
+    "LightRanker",
     "MLPBlock",
+    "MixtureOfLogits",
     "PopularityBasedSampler",
     "PositionDebiasing",
     "Recommender",
     "RegressionTask",
     "Report",
     "RetrievalTask",
+    "RewardAlignmentTask",
     "RunConfig",
     "ScaNN",
     "Schema",
     "SchemaFlowError",
+    "Scorer",
     "StreamingFrequency",
     "Tags",
     "TwoTowerModel",
     "UniformSampler",
     "UserDebiasing",
+    "UserHistoryEncoder",
     "datasets",
     "evaluate",
+    "expand_sequences",
+    "histories",
     "optimizers",
     "read_parquet",
 ]

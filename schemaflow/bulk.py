@@ -1,10 +1,12 @@
 """A bundle's answers for whole tables, from Parquet to Parquet, in bounded memory."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemaflow.data.join import RawRows, as_side_table, ids_in, raw_rows, read_ids
+from schemaflow.data.join import RawRows, as_side_table, ids_in, raw_rows, read_ids, stacked
 from schemaflow.errors import BundleError, ConfigError, DataError
 from schemaflow.evaluation.queries import positions_of, user_id_of
 from schemaflow.export import Recommender
@@ -55,7 +57,8 @@ def recommend_all(
     best first, as a list under the name of their column; and `score`, a list of float32. A row may have fewer than k.
 
     Parts of `PART_ROWS` rows are written to a folder beside `out` and joined at the end, so that `out` is whole or not
-    there. A run that was interrupted goes on after its last whole part.
+    there. A run that was interrupted goes on after its last whole part. Where files hold ids in different widths, the
+    widest holds all.
 
     Args:
         bundle: The folder of an exported bundle.
@@ -71,8 +74,8 @@ def recommend_all(
     Raises:
         BundleError: There is no bundle, or it cannot be read.
         DataError: A column is missing, or a row does not fit its feature.
-        ConfigError: `exclude` is given and no feature is tagged user and id, `k` is below 1, or the parts beside `out` are
-            of another run.
+        ConfigError: `exclude` is given and no feature is tagged user and id, `k` is below 1, the parts beside `out` are of
+            another run, or another run is writing `out`.
     """
     if k is not None:  # before any work
         check_count("k", k)
@@ -109,7 +112,8 @@ def embed(
     """Write the vectors of queries or items, such as for an outside vector store, and return how many rows there are.
 
     `out` has a row for each row of `table`, in their order: the id columns as they stand, and `vector`, a
-    fixed_size_list<float32>. The score of an item for a query is their vectors' dot product. It is written as
+    fixed_size_list<float32>. The score of an item for a query is their vectors' dot product. Where queries have several
+    vectors, `vector` is a fixed_size_list of those lists, and the score the highest of the products. It is written as
     `recommend_all` writes, and goes on where it was interrupted.
 
     Args:
@@ -123,8 +127,8 @@ def embed(
     Raises:
         BundleError: There is no bundle, or it cannot be read.
         DataError: A column is missing, or a row does not fit its feature.
-        ConfigError: `side` is neither of the two, or is None where the table has the features of both, or the parts beside
-            `out` are of another run.
+        ConfigError: `side` is neither of the two, or is None where the table has the features of both, the parts beside
+            `out` are of another run, or another run is writing `out`.
     """
     _refuse_inputs(out, table, tables)
     recommender = Recommender.load(bundle)
@@ -147,8 +151,10 @@ def embed(
                 Source(piece.where, columns_of, len(piece.table), table=piece.table)
             )
         columns = {it.source: piece.table.column(it.source) for it in ids}
-        flat = pa.array(vectors.reshape(-1), pa.float32())
-        return pa.table(columns | {"vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])})
+        lists = pa.array(vectors.reshape(-1), pa.float32())
+        for size in reversed(vectors.shape[1:]):
+            lists = pa.FixedSizeListArray.from_arrays(lists, size)
+        return pa.table(columns | {"vector": lists})
 
     said = {"answers": side, "bundle": _manifest(bundle), "table": _state(table), "tables": _state(tables)}
     said["sides"] = [_state(it.where) for it in rows.sides]
@@ -255,21 +261,24 @@ def _write(
     rows: RawRows, answer: Callable[[Piece], pa.Table], out: Path, said: dict[str, Any], progress: Progress
 ) -> int:
     """Write the answers to all rows, part by part, then as one file."""
-    parts, total = _begin(out, said), rows.source.rows
-    try:
-        names = []
-        for number, part in enumerate(_parts(rows)):
-            names.append(parts / f"{number:08}.parquet")
-            if not names[-1].exists():
-                answers = [_answered(rows.joined(batch), answer) for batch in _batches(part)]
-                _replacing(names[-1], [pa.concat_tables(answers).combine_chunks()], parts)
-            progress(min(len(names) * PART_ROWS, total), total)
-        _replacing(out, (pq.read_table(file) for file in names), parts)
-        for file in names:
-            file.unlink()
-    finally:
-        if not any(parts.glob("*.parquet")):
-            shutil.rmtree(parts)
+    total = rows.source.rows
+    with _begun(out, said) as parts:
+        try:
+            names = []
+            for number, part in enumerate(_parts(rows)):
+                names.append(parts / f"{number:08}.parquet")
+                if not names[-1].exists():
+                    answers = [_answered(rows.joined(batch), answer) for batch in _batches(part)]
+                    whole = stacked(answers, f"{rows.source.name}: its ids are of different kinds")
+                    _replacing(names[-1], [whole.combine_chunks()], whole.schema, parts)
+                progress(min(len(names) * PART_ROWS, total), total)
+            kinds = pa.unify_schemas([pq.read_schema(file) for file in names], promote_options="permissive")
+            _replacing(out, (pq.read_table(file) for file in names), kinds, parts)
+            for file in names:
+                file.unlink()
+        finally:
+            if not any(parts.glob("*.parquet")):
+                shutil.rmtree(parts)
     return total
 
 
@@ -306,38 +315,41 @@ def _slice(piece: Piece, start: int, rows: int) -> Piece:
     return Piece(piece.table.slice(start, rows), piece.where, piece.first_row + start)
 
 
-def _begin(out: Path, said: dict[str, Any]) -> Path:
-    """Return the folder of the parts, of a new run or of one to go on with."""
+@contextmanager
+def _begun(out: Path, said: dict[str, Any]) -> Iterator[Path]:
+    """Give the folder of the parts, of a new run or of one to go on with, while no other run has it."""
     parts = out.parent / f".{out.name}.parts"
     plan, now = parts / "run.json", json.dumps(said | {"part": PART_ROWS, "batch": BATCH_ROWS}, indent=1)
-    try:
-        if out.is_dir():
-            raise ConfigError(f"{out}: is a folder; name a Parquet file")
-        parts.mkdir(parents=True, exist_ok=True)
-        old = json.loads(plan.read_text(encoding="utf-8")) if any(parts.glob("*.parquet")) else None
-        if old is None:
-            plan.write_text(now, encoding="utf-8")
-        elif old != json.loads(now):
-            changed = [it for it in json.loads(now) if old.get(it) != json.loads(now)[it]]
-            raise ConfigError(
-                f"{parts}: holds parts of an interrupted run with other {', '.join(changed)}; remove that folder, or name"
-                " another file"
-            )
-    except OSError as reason:
-        raise ConfigError(f"{out}: cannot be written: {reason.strerror}; name another file") from None
-    return parts
+    with ExitStack() as held:
+        try:
+            if out.is_dir():
+                raise ConfigError(f"{out}: is a folder; name a Parquet file")
+            parts.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((parts / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with the process, however that ends
+            old = json.loads(plan.read_text(encoding="utf-8")) if any(parts.glob("*.parquet")) else None
+            if old is None:
+                plan.write_text(now, encoding="utf-8")
+            elif old != json.loads(now):
+                changed = [it for it in json.loads(now) if old.get(it) != json.loads(now)[it]]
+                raise ConfigError(
+                    f"{parts}: holds parts of an interrupted run with other {', '.join(changed)}; remove that folder, or name"
+                    " another file"
+                )
+        except BlockingIOError:
+            raise ConfigError(f"{out}: another run is writing it; wait for its end, or name another file") from None
+        except OSError as reason:
+            raise ConfigError(f"{out}: cannot be written: {reason.strerror}; name another file") from None
+        yield parts
 
 
-def _replacing(file: Path, tables: Iterable[pa.Table], folder: Path) -> None:
+def _replacing(file: Path, tables: Iterable[pa.Table], kinds: pa.Schema, folder: Path) -> None:
     """Write tables to a file, a row group each, that is there once it is whole; until then it is in a folder."""
     temporary = folder / f".{file.name}.{os.getpid()}"
-    tables = iter(tables)
-    first = next(tables)
     try:
-        with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
-            writer.write_table(first, row_group_size=max(len(first), 1))
+        with pq.ParquetWriter(temporary, kinds, compression="zstd") as writer:
             for table in tables:
-                writer.write_table(table.cast(first.schema), row_group_size=max(len(table), 1))
+                writer.write_table(table.cast(kinds), row_group_size=max(len(table), 1))
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -138,31 +138,49 @@ class SamplerConfig(Document):
 
 
 class TaskConfig(Document):
-    """Something to train for; `loss`, `logits_temperature` and `num_hard_negatives` of the towers go to `retrieval`.
+    """Something to train for; `loss`, `logits_temperature`, … of the towers go to `retrieval`.
 
     Args:
         kind: Its short name.
-        target: The feature that is predicted, where the schema tags several; not of `retrieval`.
-        dimensions: The widths of the layers that predict it; not of `retrieval`.
+        target: The feature that is predicted, where the schema tags several; of `regression` and `binary-classification`, for
+            a ranker predicts all binary targets with a value.
+        dimensions: The widths of the layers that predict it; of these and of `light-ranker`.
+        num_retrieved: How many items the index fetches; of the rankers.
         loss_weight: Of its loss in the sum.
     """
 
-    kind: Literal["retrieval", "regression", "binary-classification"]
+    kind: Literal["binary-classification", "light-ranker", "mixture-of-logits", "regression", "retrieval"]
     target: StrictStr | None = None
     dimensions: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    num_retrieved: Count | None = None
     loss_weight: NotNegative = 1.0
 
     @model_validator(mode="after")
     def _own_keys(self) -> Self:
-        if self.kind == "retrieval" and (self.target is not None or self.dimensions is not None):
-            raise ConfigError('the task "retrieval" has no "target" and no "dimensions"')
+        foreign = {
+            "retrieval": ("target", "dimensions", "num_retrieved"),
+            "light-ranker": ("target",),
+            "mixture-of-logits": ("target", "dimensions"),
+        }.get(self.kind, ("num_retrieved",))
+        if any(getattr(self, key) is not None for key in foreign):
+            lacks = " and ".join(f'no "{it}"' for it in foreign)
+            raise ConfigError(f'the task "{self.kind}" has {lacks}')
         return self
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it is made with, but for the layers."""
+        keys = ("target", "num_retrieved", "loss_weight")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+
+_OF_ONE_TARGET = ("regression", "binary-classification")
 
 _OF_RETRIEVAL = (
     "logits_temperature",
     "loss",
     "num_hard_negatives",
+    "matryoshka_dims",
     "samplers",
     "correction",
     "mask_known_positives",
@@ -180,6 +198,7 @@ class TowersConfig(Document):
         logits_temperature: The scores are divided by it in the loss; `learned` makes it a weight.
         loss: Of the retrieval task.
         num_hard_negatives: Only so many negatives of each row enter the loss, those with the highest logits.
+        matryoshka_dims: Train the first so many numbers of the vectors too, such as [16, 32] of 64.
         samplers: Where negatives come from; other rows of the batch if not given.
         correction: Correct the logits for each item's probability of being sampled.
         mask_known_positives: No item that a user chose anywhere in the training is a negative of that user.
@@ -194,6 +213,7 @@ class TowersConfig(Document):
         "categorical_crossentropy"
     )
     num_hard_negatives: Count | None = None
+    matryoshka_dims: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] = ()
     samplers: Annotated[tuple[SamplerConfig, ...], BeforeValidator(as_tuple)] = ()
     correction: Literal["log_q", "exclude_positive"] | None = "log_q"
     mask_known_positives: StrictBool = False
@@ -209,7 +229,7 @@ class TowersConfig(Document):
             f'"samplers" names {it} twice; expected it once' for it in sorted(set(kinds)) if kinds.count(it) > 1
         ]
         for kind, target in dict.fromkeys(it for it in tasks if tasks.count(it) > 1):
-            once = "it once" if kind == "retrieval" or target else "a target for each"
+            once = "a target for each" if kind in _OF_ONE_TARGET and not target else "it once"
             problems.append(
                 f'"prediction_tasks" names {kind}{f" of {target}" if target else ""} twice; expected {once}'
             )

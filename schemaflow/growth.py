@@ -7,6 +7,9 @@ A row is new where a value takes it that had none, or where the table did not re
 - in a table with pretrained vectors, at its own;
 - where a table of side features holds the id, at what they say: a ridge regression from the side features' vectors to
   the trained rows.
+
+In a compressed table a new value's row is made of what its remainder's row holds and its quotient's, and a quotient that is
+new begins at the mean of those that were trained.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +27,7 @@ from schemaflow.features.encoders import FeatureEncoder
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.features.unseen import holding_values, seen_rows
 from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable, Table
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import OUT_OF_VOCABULARY, Feature, encoded_name
 from schemaflow.schema.rows import rows_in
@@ -82,9 +86,10 @@ def keep_frozen(
     A table that the new schema freezes or thaws is as that says. The other arguments are those of `carry_over`.
     """
     said = {
-        id(table.embeddings)
+        id(it.embeddings)
         for was, now in towers
         for name, table in _tables(now).items()
+        for it in table.parts()
         if _trainable(was.schema, name) != _trainable(now.schema, name)
     }
     for it, other in zip(_rest(old, _of(it.old for it in held)), _rest(new, _of(it.new for it in held)), strict=True):
@@ -102,7 +107,7 @@ def _trainable(schema: Schema, name: str) -> bool:
 def carry_over(
     old: keras.Model,
     new: keras.Model,
-    towers: Sequence[tuple[Tower, Tower]],
+    copies: Sequence[Sequence[tuple[Tower, Tower]]],
     sides: Sequence[TableLike],
     held: Sequence[Held] = (),
 ) -> None:
@@ -111,7 +116,7 @@ def carry_over(
     Args:
         old: The trained model.
         new: The model of the new schema, with the same arguments, compiled where the old one is.
-        towers: The old tower and the new one, for each side.
+        copies: The old tower and the new one, for each side; and so for other models' towers that it holds.
         sides: Tables of new and known ids with their side features.
         held: Layers that hold data, and not what was learned of it.
 
@@ -119,7 +124,7 @@ def carry_over(
         DataError: A side table has no id, no side feature, no id that was trained, or an id twice.
         ConfigError: The optimizer keeps slots that do not grow by rows.
     """
-    grown = {id(it.new): it for before, after in towers for it in _grown_tables(before, after)}
+    grown = {id(it.new): it for towers in copies for before, after in towers for it in _grown_tables(before, after)}
     _assign_rest(
         _rest(old, {id(it.old.embeddings) for it in grown.values()} | _of(it.old for it in held)),
         _rest(new, {id(it.new.embeddings) for it in grown.values()} | _of(it.new for it in held)),
@@ -132,13 +137,17 @@ def carry_over(
         it.new.embeddings.assign(it.start)
     for table in sides:
         source = open_source(table)
-        keys = [it for _, tower in towers for it in tower.features if _is_id(it)]
+        keys = [it for _, tower in copies[0] for it in tower.features if _is_id(it)]
         views = [(as_side_table(source, new.schema, key), key) for key in keys]
         of_ids = {id(view): view for view, key in views if key.source in view.columns}
         for view in of_ids.values() or [source]:
-            _start_from_sides(view, towers, grown)
+            for towers in copies:
+                _start_from_sides(view, towers, grown)
     if old.compiled and old.optimizer is not None:
-        _carry_optimizer(old, new, list(grown.values()))
+        own = {
+            id(table) for _, tower in copies[0] for table in _tables(tower).values()
+        }  # those of others have no slots
+        _carry_optimizer(old, new, [it for it in grown.values() if id(it.new) in own])
 
 
 def _begin_with(before: keras.layers.Layer, after: keras.layers.Layer) -> None:
@@ -174,7 +183,7 @@ class _Grown:
     trained: Array
 
 
-def _tables(tower: Tower) -> dict[str, EmbeddingTable]:
+def _tables(tower: Tower) -> dict[str, Table]:
     """Return a tower's embedding tables by feature."""
     encoders = tower.encoder.encoders
     return {it.name: encoders[it.name].table for it in tower.features if it.kind == "categorical"}
@@ -182,7 +191,30 @@ def _tables(tower: Tower) -> dict[str, EmbeddingTable]:
 
 def _grown_tables(before: Tower, after: Tower) -> list[_Grown]:
     old, new = _tables(before), _tables(after)
-    return [_grow(old[name], new[name], before.schema, after.schema, name) for name in new]
+    grown = []
+    for name, now in new.items():
+        was = old[name]
+        if isinstance(was, QuotientRemainderTable) and isinstance(now, QuotientRemainderTable):
+            grown += _grow_compressed(was, now, before.schema, name)
+        elif isinstance(was, EmbeddingTable) and isinstance(now, EmbeddingTable):
+            grown.append(_grow(was, now, before.schema, after.schema, name))
+    return grown
+
+
+def _grow_compressed(
+    old: QuotientRemainderTable, new: QuotientRemainderTable, before: Schema, name: str
+) -> list[_Grown]:
+    rows = np.flatnonzero(_trained(before, before.domains[before[name].table], old.rows))
+    of_trained = np.unique((rows - old.reserved) // old.remainders)
+    grown = []
+    for was, now in zip(old.parts(), new.parts(), strict=True):
+        weights, is_new = was.embeddings.numpy(), np.arange(now.rows) >= was.rows
+        start = np.empty((now.rows, now.dim), weights.dtype)
+        start[~is_new] = weights
+        if is_new.any():  # of the quotients: there are as many remainders as before
+            start[is_new] = weights[of_trained].mean(axis=0)
+        grown.append(_Grown(was, now, is_new, start, ~is_new))
+    return grown
 
 
 def _grow(old: EmbeddingTable, new: EmbeddingTable, before: Schema, after: Schema, name: str) -> _Grown:
@@ -224,7 +256,13 @@ def _start_from_sides(source: Source, towers: Iterable[tuple[Tower, Tower]], gro
         found = " and ".join(f'"{it.name}"' for _, it in ids) or "none"
         raise DataError(f"{source.name}: expected a table of one id and its side features; its ids are {found}")
     tower, key = ids[0]
-    schema, table = tower.schema, grown[id(_tables(tower)[key.name])]
+    schema, made = tower.schema, _tables(tower)[key.name]
+    if isinstance(made, QuotientRemainderTable):
+        raise ConfigError(
+            f'{source.name}: the table of "{key.name}" is compressed, so that a new id has no row of its own to begin with'
+            " what its side features say; leave that table out"
+        )
+    table = grown[id(made)]
     if schema.vectors(key.table) is not None:
         raise ConfigError(
             f'{source.name}: the new rows of "{key.name}" begin with its pretrained vectors; leave that table out'

@@ -200,8 +200,18 @@ class Epochs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Settle the rows that went untrained, and let the terms speak."""
-        self.unseen.settle()
+        self.unseen.settle(decays=bool(self._optimizer.weight_decay))
         self.end(logs or {})
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Fill these rows once more, where the optimizer has put averages over the steps in place of all weights."""
+        if self._optimizer.use_ema:
+            self.unseen.fill()
+
+    @property
+    def _optimizer(self) -> keras.optimizers.Optimizer:
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
 
     def beside(self, callbacks: Any) -> list[Any]:
         """Return what Keras takes as callbacks, with this one before those that save what an epoch left."""

@@ -18,6 +18,7 @@ from schemaflow.errors import ConfigError, DataError, suggest
 from schemaflow.export import Recommender, check_target, export
 from schemaflow.features.catalogue import ItemCatalogue, read_catalogue
 from schemaflow.features.encoders import build_tables, options_config, options_from_config
+from schemaflow.features.histories import checked_history
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.known import KnownPositives, history_named, read_known_positives, user_id
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
@@ -25,9 +26,11 @@ from schemaflow.features.unseen import UnseenRows
 from schemaflow.growth import Held, carry_over, keep_frozen, keep_widths, refuse_breaks
 from schemaflow.index import BruteForce, Index
 from schemaflow.inputs import Epochs, Inputs, refuse_arguments
+from schemaflow.interests import nearest_interest
 from schemaflow.items import AllItems
 from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
+from schemaflow.layers.prefix import Prefix
 from schemaflow.negatives import Negatives, correction_of, samplers_of
 from schemaflow.optimizers import LossScaleOptimizer, optimizer_of
 from schemaflow.registry import register
@@ -37,7 +40,7 @@ from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import Source, TableLike
 from schemaflow.schema.tags import Tags, is_side, parse_tag
-from schemaflow.tasks import Debiasing, RetrievalTask, Step, Task, bound, refuse_twins
+from schemaflow.tasks import Debiasing, Ranker, RetrievalTask, Step, Task, bound, refuse_twins
 from schemaflow.towers import Tower, fresh_copy
 
 __all__ = ["TwoTowerModel"]
@@ -62,7 +65,7 @@ class TwoTowerModel(keras.Model):
 
     Args:
         schema: A fitted `Schema`, or the path of its YAML file.
-        query_tower: Any Keras layer [batch, width] -> [batch, dim], such as `MLPBlock([128, 64])`.
+        query_tower: Any Keras layer [batch, width] -> [batch, dim], such as `MLPBlock([128, 64])`; or -> [batch, K, dim].
         item_tower: The same for items; None makes a copy of the query tower's architecture with weights of its own.
         query_tower_tag: The features with this tag, and context features, enter the query tower: a side of the schema's,
             which may be its own, such as `x-seed`.
@@ -80,9 +83,14 @@ class TwoTowerModel(keras.Model):
             probability of being sampled, by the schema's item counts, or without them by a `StreamingFrequency`, which
             can be given itself; "exclude_positive" does not correct the positive, which is not sampled; None corrects
             nothing. `known_positives`: interactions, or the name of a list feature of the query, whose items are no
-            negatives of their user. `l2_normalize`: both towers end in vectors of length one. `debiasing`: one or several
-            `Debiasing`, whose weights the retrieval loss multiplies a row's worth with. `name`, `dtype`: as for any Keras
-            model.
+            negatives of their user. `history`: a `UserHistoryEncoder`, through which the features of the query that are
+            tagged `sequence` go, with the lists aligned with them, in place of their combiners. `l2_normalize`: both
+            towers end in vectors of length one. `debiasing`: one or several `Debiasing`, whose weights the retrieval loss
+            multiplies a row's worth with. `name`, `dtype`: as for any Keras model.
+
+    A query tower that ends in [batch, K, dim] gives each query K vectors, one for each of its interests. An item's score is
+    then the highest, `max_k q_k(x) . c(y)`, in evaluation and in every index; all terms of the loss are given the interest
+    that the row's own item is nearest to. It needs an `item_tower` of its own, which gives one vector for an item.
 
     Targets with a `value` in the schema say what a row is worth to the retrieval loss, which is then the mean of the rows'
     losses weighted by `max(0, sum_t value_t label_t)`: a row worth nothing has no positive, and its item is a negative of
@@ -130,12 +138,13 @@ class TwoTowerModel(keras.Model):
     ) -> None:
         correction, l2_normalize = correction_of(kwargs.pop("correction", "log_q")), kwargs.pop("l2_normalize", False)
         candidates, known_positives = kwargs.pop("candidates", None), kwargs.pop("known_positives", None)
-        debiasing = _listed(kwargs.pop("debiasing", ()))
+        debiasing, history = _listed(kwargs.pop("debiasing", ())), kwargs.pop("history", None)
         known = (
             "candidates",
             "correction",
             "debiasing",
             "dtype",
+            "history",
             "known_positives",
             "l2_normalize",
             "name",
@@ -151,6 +160,7 @@ class TwoTowerModel(keras.Model):
         super().__init__(**kwargs)
         self._ranks = False
         self.retrieval: RetrievalTask | None = None
+        self.ranker: Ranker | None = None
         schema = as_schema(schema)
         query_tower_tag, item_tower_tag = parse_tag(query_tower_tag), parse_tag(item_tower_tag)
         _check_sides(query_tower_tag, item_tower_tag)
@@ -163,34 +173,16 @@ class TwoTowerModel(keras.Model):
             raise ConfigError(f"l2_normalize is {l2_normalize!r}; expected True or False")
         if not isinstance(embedding_options, EmbeddingOptions):
             raise ConfigError(f"embedding_options is {embedding_options!r}; expected EmbeddingOptions(…)")
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "query_tower_tag": str(query_tower_tag),
             "item_tower_tag": str(item_tower_tag),
             "l2_normalize": l2_normalize,
         }
-        self.schema = schema
-        self.sides = sides
+        self.schema, self.sides = schema, sides
         self.embedding_options = embedding_options
         self.post = post
-        item_block = fresh_copy(query_tower) if item_tower is None else item_tower
-        inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
-        inputs.require_fitted()
-        tables = build_tables(inputs, embedding_options)
-        self._unseen = UnseenRows(schema, tables)
-        norms = [L2Norm(dtype=self.dtype_policy)] if l2_normalize else []
-        shared: dict[str, Any] = {
-            "options": embedding_options,
-            "post": norms if post is None else [post, *norms],
-            "tables": tables,
-            "dtype": self.dtype_policy,
-        }
-        self.query_tower = Tower(schema, [it.name for it in sides.query], query_tower, name="query_tower", **shared)
-        self.item_tower = Tower(schema, [it.name for it in sides.item], item_block, name="item_tower", **shared)
-        if self.query_tower.dim != self.item_tower.dim:
-            raise ConfigError(
-                f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
-                " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
-            )
+        self.history_encoder = checked_history(history, sides)
+        self._add_towers(query_tower, fresh_copy(query_tower) if item_tower is None else item_tower, l2_normalize)
         if prediction_tasks is None:
             start = L2_TEMPERATURE if l2_normalize and logits_temperature == "learned" else 1.0
             tasks: list[Task] = [RetrievalTask(loss=loss, temperature=logits_temperature, initial_temperature=start)]
@@ -206,10 +198,42 @@ class TwoTowerModel(keras.Model):
         self._encode_query = tf.function(
             lambda batch: tf.cast(self.query_tower(batch), tf.float32), reduce_retracing=True
         )
+        self._encode_inputs = tf.function(
+            lambda batch: tf.cast(self.query_tower.inputs_of(batch), tf.float32), reduce_retracing=True
+        )
         self._encode_candidate = tf.function(
             lambda batch: tf.cast(self.item_tower(batch), tf.float32), reduce_retracing=True
         )
         self.built = True
+
+    def _add_towers(self, query: keras.layers.Layer, item: keras.layers.Layer, l2_normalize: bool) -> None:
+        """Make the towers around their blocks, with the tables that the features of both share."""
+        schema, sides, post = self.schema, self.sides, self.post
+        inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
+        inputs.require_fitted()
+        tables = build_tables(inputs, self.embedding_options)
+        self._unseen = UnseenRows(schema, tables)
+        norms = [L2Norm(dtype=self.dtype_policy)] if l2_normalize else []
+        shared: dict[str, Any] = {
+            "options": self.embedding_options,
+            "post": norms if post is None else [post, *norms],
+            "tables": tables,
+            "dtype": self.dtype_policy,
+        }
+        self.query_tower = Tower(
+            schema, [it.name for it in sides.query], query, name="query_tower", history=self.history_encoder, **shared
+        )
+        self.item_tower = Tower(schema, [it.name for it in sides.item], item, name="item_tower", **shared)
+        if self.item_tower.interests is not None:
+            raise ConfigError(
+                f"the item tower gives {self.item_tower.interests} vectors for each item; only queries may have several: pass"
+                " an item_tower of its own, which ends in [batch, dim]"
+            )
+        if self.query_tower.dim != self.item_tower.dim:
+            raise ConfigError(
+                f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
+                " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
+            )
 
     def _add_terms(self, tasks: list[Task], debiasing: list[Debiasing]) -> None:
         """Take the terms of the loss, and the features that they read beside the towers'."""
@@ -224,6 +248,13 @@ class TwoTowerModel(keras.Model):
             raise ConfigError(f"prediction_tasks holds {len(retrieval)} RetrievalTasks; expected one at most")
         self.tasks, self.debiasing = tasks, debiasing
         self.retrieval = retrieval[0] if retrieval else None
+        if self.retrieval is not None:
+            self.retrieval.expect(self.query_tower.dim, self._arguments["l2_normalize"])
+        rankers = [task for task in tasks if isinstance(task, Ranker)]
+        if len(rankers) > 1:
+            names = " and ".join(type(it).__name__ for it in rankers)
+            raise ConfigError(f"prediction_tasks holds {names}; expected one second stage at most, which is served")
+        self.ranker = rankers[0] if rankers else None
         beside = bound([*tasks, *debiasing], self.schema, self.sides)
         refuse_twins([*tasks, *debiasing])
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
@@ -235,9 +266,10 @@ class TwoTowerModel(keras.Model):
         self._inputs = Inputs(self.schema, self.sides, beside, encoders)
         self._reads_inputs = any(task.reads_inputs for task in tasks)
         probe = tf.zeros((2, self.query_tower.dim))
-        inputs = tf.zeros((2, self.query_tower.encoder.width))
+        inputs = tf.zeros((2, *self.query_tower.encoder.shape))
         for task in tasks:
             task.predictions(probe, probe, inputs)  # makes the weights of those that predict
+            task.begin(self.query_tower, self.item_tower, self.retrieval)
 
     def _add_negatives(
         self, given: Sequence[Sampler | str], correction: Any, candidates: Any, known_positives: Any
@@ -290,18 +322,24 @@ class TwoTowerModel(keras.Model):
     def call(self, inputs: Tensors, training: bool = False) -> dict[str, tf.Tensor]:
         """Return `query` [batch, dim], `candidate` [batch, dim] and `score` [batch], the dot product of the two.
 
+        Of queries of several vectors, `query` is [batch, K, dim], and `score` the highest of their products.
+
         Args:
             inputs: The features of both sides, raw or encoded.
             training: Reaches the towers' layers through Keras.
         """
-        query_inputs = self.query_tower.inputs_of(inputs)
+        chosen = None
+        if training and self.query_tower.encoder.mask_target:
+            chosen = {self.sides.item_id.table: self.item_tower.encoder.rows(self.sides.item_id.name, inputs)}
+        query_inputs = self.query_tower.inputs_of(inputs, chosen)
         query, candidate = self.query_tower.body(query_inputs), self.item_tower(inputs)
-        outputs = {"query": query, "candidate": candidate, "score": tf.reduce_sum(query * candidate, axis=-1)}
+        nearest = nearest_interest(query, candidate)  # [batch, dim]
+        outputs = {"query": query, "candidate": candidate, "score": tf.reduce_sum(nearest * candidate, axis=-1)}
         if self._reads_inputs:
             outputs[QUERY_INPUTS] = query_inputs
         if not training:  # where the loss asks the tasks itself, once
             for task in self.tasks:
-                outputs |= task.predictions(query, candidate, query_inputs)
+                outputs |= task.predictions(nearest, candidate, query_inputs)
         return outputs
 
     def compute_loss(
@@ -329,7 +367,7 @@ class TwoTowerModel(keras.Model):
 
     def _step(self, x: Tensors, outputs: Mapping[str, tf.Tensor], sample_weight: Any, training: bool) -> Step:
         """Return what terms read of a batch."""
-        candidate = outputs["candidate"]
+        query, candidate = outputs["query"], outputs["candidate"]
         ids = tf.cast(self.item_tower.encoder.rows(self.sides.item_id.name, x), tf.int64)  # [batch]
         weights = self._inputs.weights(x, sample_weight)
 
@@ -339,7 +377,8 @@ class TwoTowerModel(keras.Model):
 
         return Step(
             inputs=x,
-            query=outputs["query"],
+            query=nearest_interest(query, candidate),
+            interests=query if self.query_tower.interests is not None else None,
             query_inputs=outputs.get(QUERY_INPUTS),
             candidate=candidate,
             ids=ids,
@@ -350,6 +389,9 @@ class TwoTowerModel(keras.Model):
             sampled=sampled,
             known=partial(self._known, x),
             items=self._items,
+            temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
+            encoded_queries=partial(self.query_tower.encoder.encoded, x),
+            encoded_items=partial(self.item_tower.encoder.encoded, x),
         )
 
     def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:
@@ -394,6 +436,8 @@ class TwoTowerModel(keras.Model):
         if kwargs.get("jit_compile", "auto") == "auto" and not tf.config.list_physical_devices("GPU"):
             kwargs["jit_compile"] = False
         # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
+        if kwargs.get("jit_compile") is True and self.history_encoder is not None:
+            raise ConfigError("compile(jit_compile=True): XLA compiles no histories of any length; leave it out")
         if kwargs.get("jit_compile") is True:
             self.query_tower.assume_encoded()
             self.item_tower.assume_encoded()
@@ -525,7 +569,7 @@ class TwoTowerModel(keras.Model):
     def query_embeddings(
         self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None
     ) -> Array:
-        """Return the vectors of queries, [n, dim] float32.
+        """Return the vectors of queries, [n, dim] float32; [n, K, dim] where a query has several.
 
         Args:
             queries: A table or dataset with the query tower's features.
@@ -539,6 +583,10 @@ class TwoTowerModel(keras.Model):
     ) -> Array:
         """Return the vectors of items, [n, dim] float32, like `query_embeddings`."""
         return self._embed(self._encode_candidate, self.sides.item, candidates, batch_size, tables)
+
+    def query_inputs(self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None) -> Array:
+        """Return what the query tower's block is given, and a ranker is too, [n, width] float32, like `query_embeddings`."""
+        return self._embed(self._encode_inputs, self.sides.query, queries, batch_size, tables)
 
     def _embed(
         self, encode: Any, features: Sequence[Feature], x: Any, batch_size: int, tables: str | Path | None
@@ -586,6 +634,47 @@ class TwoTowerModel(keras.Model):
         index.k = index.k if k is None else k
         return index.index(vectors, ids.to_numpy(zero_copy_only=False))
 
+    def truncated(self, dim: int) -> "TwoTowerModel":
+        """Return the model of the first `dim` numbers of this one's vectors, to evaluate, index and export as any other.
+
+        It finds nearly as well where this one was trained with `RetrievalTask(matryoshka_dims=(dim, …))`, and its index
+        takes so much less. Its towers hold copies of the weights; with `l2_normalize` they end in vectors of length one.
+        Of the tasks it has retrieval alone, since others read whole vectors, and it is not compiled.
+
+        Raises:
+            ConfigError: `dim` is no integer from 1 to the vectors' width.
+
+        Example:
+            >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
+            ... version: 1
+            ... features:
+            ...   user_id: {dtype: int64, tags: [user, id], cardinality: 5}
+            ...   item_id: {dtype: int64, tags: [item, id], cardinality: 9}
+            ... '''})
+            >>> task = RetrievalTask(matryoshka_dims=[16, 32])
+            >>> model = TwoTowerModel(schema, keras.layers.Dense(64), prediction_tasks=task)
+            >>> model.truncated(16).query_embeddings({"user_id": [3]}).shape
+            (1, 16)
+        """
+        arguments = self._arguments_of(self.get_config())
+        config = (RetrievalTask() if self.retrieval is None else self.retrieval).get_config()
+        dims = [it for it in config["matryoshka_dims"] if it < dim]
+        task = RetrievalTask.from_config(config | {"matryoshka_dims": dims})
+        made = type(self)(
+            **arguments
+            | {"debiasing": (), "samplers": (), "known_positives": None}  # what only training needs
+            | {"candidates": self.catalogue if self._holds_table else None}  # a config holds no items
+            | {"post": Prefix(dim, of=arguments["post"], dtype=self.dtype_policy), "prediction_tasks": task}
+        )
+        pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = [
+            (self.query_tower, made.query_tower),
+            (self.item_tower, made.item_tower),
+        ]
+        for old, new in pairs if self.retrieval is None else [*pairs, (self.retrieval, task)]:
+            for it, other in zip(old.variables, new.variables, strict=True):
+                other.assign(it)
+        return made
+
     def export(
         self,
         path: str | Path,
@@ -615,7 +704,8 @@ class TwoTowerModel(keras.Model):
         source = as_side_table(candidates, self.schema, self.sides.item_id)
         raw = read_raw(source, self.schema, (*self.sides.item, *self.sides.filters), tables)
         made = self._indexed(source, index, k, tables)  # without the tower, which the bundle keeps itself
-        return export(path, self.schema, self.sides, self.query_tower, self.item_tower, made, raw, report)
+        towers = (self.query_tower, self.item_tower)
+        return export(path, self.schema, self.sides, *towers, made, raw, report, self.ranker)
 
     # -- growing --------------------------------------------------------------------------------------------------
 
@@ -666,16 +756,23 @@ class TwoTowerModel(keras.Model):
         if candidates is not None:
             arguments["candidates"] = candidates
         grown = type(self)(**arguments)
+        for now, before in zip((*grown.tasks, *grown.debiasing), (*self.tasks, *self.debiasing), strict=True):
+            now.continue_from(before)
         pairs = list(zip(towers, (grown.query_tower, grown.item_tower), strict=True))
         held = [
             Held(self.catalogue, grown.catalogue, kept=self._holds_table and candidates is None),
             Held(old, grown.known_positives, kept=known_positives is None),
             Held(self.negatives.frequency, grown.negatives.frequency),
         ]
-        keep_frozen(self, grown, pairs, held)
+        copies = [
+            list(zip(before.towers, now.towers, strict=True))
+            for before, now in zip(self.tasks, grown.tasks, strict=True)
+            if before.towers
+        ]
+        keep_frozen(self, grown, [*pairs, *(it for copy in copies for it in copy)], held)
         if self.compiled:
             grown.compile_from_config(self.get_compile_config())
-        carry_over(self, grown, pairs, tables, held)
+        carry_over(self, grown, [pairs, *copies], tables, held)
         grown._unseen.carry(self._unseen)
         return grown
 
@@ -724,6 +821,7 @@ class TwoTowerModel(keras.Model):
             "item_tower": None if shared else serialize(self.item_tower.block),
             "embedding_options": options_config(self.embedding_options),
             "post": None if self.post is None else serialize(self.post),
+            "history": None if self.history_encoder is None else serialize(self.history_encoder),
             "prediction_tasks": [serialize(task) for task in self.tasks],
             "debiasing": [serialize(term) for term in self.debiasing],
             "samplers": [] if self.retrieval is None else [serialize(it) for it in self.negatives.samplers],
@@ -748,7 +846,9 @@ class TwoTowerModel(keras.Model):
         made = keras.saving.deserialize_keras_object
         objects = ("dtype", "prediction_tasks", "debiasing", "correction", "candidates", "known_positives")
         rebuilt = {key: made(config[key]) for key in objects}
-        rebuilt |= {key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post", "samplers")}
+        rebuilt |= {
+            key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post", "samplers", "history")
+        }
         if rebuilt["item_tower"] is None:
             rebuilt["item_tower"] = rebuilt["query_tower"]
         for task in rebuilt["prediction_tasks"]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from schemaflow.interests import scores_of, vectors_each
+
 __all__ = ["COLUMNS", "ROWS", "counts_below", "ranks_of"]
 
 ROWS = 1000
@@ -23,7 +25,7 @@ def ranks_of(queries: tf.Tensor, candidates: tf.Tensor, positives: tf.Tensor) ->
     That of a positive whose own score is NaN is the largest integer, beyond every cut-off.
 
     Args:
-        queries: [q, dim] float32.
+        queries: [q, dim] float32; or [q, K, dim], where a score is the highest of a query's vectors.
         candidates: [n, dim] float32, n >= 1.
         positives: The candidate of each query, [q] int.
 
@@ -41,7 +43,7 @@ def counts_below(queries: tf.Tensor, candidates: tf.Tensor, bounds: tf.Tensor) -
     """Count the candidates that a query scores strictly below a bound, [q, m] int32.
 
     Args:
-        queries: [q, dim] float32.
+        queries: [q, dim] float32, or [q, K, dim].
         candidates: [n, dim] float32, n >= 1.
         bounds: Several for each query, [q, m] float32.
 
@@ -64,7 +66,7 @@ def _ranks(queries: tf.Tensor, candidates: tf.Tensor, positives: tf.Tensor) -> t
         below, own = _below(queries, candidates, bounds[:, tf.newaxis], positives)
         return own, below[:, 0], tf.reduce_all((own == bounds) | tf.math.is_nan(own))
 
-    bounds = tf.linalg.diag_part(tf.matmul(queries, tf.gather(candidates, positives), transpose_b=True))  # [b]
+    bounds = tf.linalg.diag_part(scores_of(queries, tf.gather(candidates, positives)))  # [b]
     own, below, _ = tf.while_loop(
         lambda _, __, settled: ~settled,
         count,
@@ -88,7 +90,7 @@ def _below(
         start: tf.Tensor, skipped: tf.Tensor | int, below: tf.Tensor, own: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         tile = candidates[start : start + width]  # [width, dim]
-        scores = tf.matmul(queries, tile, transpose_b=True)  # [b, width]
+        scores = scores_of(queries, tile)  # [b, width]
         fresh = [(scores < bound)[:, skipped:] for bound in wide]
         below += tf.stack([tf.reduce_sum(tf.cast(it, tf.int32), 1) for it in fresh], 1)  # count_nonzero goes by int64
         if noted is not None:
@@ -109,9 +111,9 @@ def _below(
 
 
 def _by_rows(count: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], queries: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Return `count(queries [b, dim], others [b, ...])` of all queries, some rows at a time."""
-    rows = tf.shape(queries)[0]
-    blocks = tf.maximum(1, -(-rows // ROWS))  # of no rows too: an empty loop has no shape
+    """Return `count(queries [b, ...], others [b, ...])` of all queries, some rows at a time."""
+    rows, most = tf.shape(queries)[0], max(1, ROWS // vectors_each(queries))
+    blocks = tf.maximum(1, -(-rows // most))  # of no rows too: an empty loop has no shape
     block = -(-rows // blocks)  # alike in size, so that little is filled up
 
     def split(tensor: tf.Tensor) -> tf.Tensor:  # [q, ...] -> [blocks, block, ...], the last filled with zeros

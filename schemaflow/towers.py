@@ -1,4 +1,4 @@
-"""A tower: features in, one vector out."""
+"""A tower: features in, one vector out, or one for each interest."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,8 @@ from schemaflow.features.encoders import FeatureEncoder, build_tables, options_c
 from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.layers.copies import fresh_copy, unbuilt
-from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.layers.history import UserHistoryEncoder
+from schemaflow.layers.quotient_remainder import Table
 from schemaflow.registry import register
 from schemaflow.schema.schema import Schema
 
@@ -30,14 +31,19 @@ class Tower(keras.layers.Layer):
     Args:
         schema: Knows the features, their vocabularies and statistics.
         features: The names of the features of this side, in the order of their vectors.
-        block: Any Keras layer [batch, width] -> [batch, dim].
+        block: Any Keras layer [batch, width] -> [batch, dim], or -> [batch, K, dim] for K interests of a row.
         options: For the tables' widths, combiners and l2.
         post: Layers that follow.
         tables: Embedding tables by domain, to share with another tower; the tower's own if None.
+        history: What encodes its sequences, where their combiners are not to.
         **kwargs: Of `keras.layers.Layer`.
 
     Raises:
         ConfigError: The block cannot take the features' vectors, or gives no vector for each row.
+
+    Attributes:
+        dim: Width of a vector.
+        interests: K, where the block gives K vectors for each row; None where it gives one.
 
     Example:
         >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
@@ -56,7 +62,8 @@ class Tower(keras.layers.Layer):
         block: keras.layers.Layer,
         options: EmbeddingOptions = EmbeddingOptions(),
         post: Sequence[keras.layers.Layer] = (),
-        tables: Mapping[str, EmbeddingTable] | None = None,
+        tables: Mapping[str, Table] | None = None,
+        history: UserHistoryEncoder | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # ids and raw numbers must not pass through half precision
@@ -67,15 +74,19 @@ class Tower(keras.layers.Layer):
         inputs.require_fitted()
         if tables is None:
             tables = build_tables(inputs, options)
-        self.encoder = FeatureEncoder(schema, self.features, tables, options, name="features", dtype=self.dtype_policy)
+        self.history = history
+        self.encoder = FeatureEncoder(
+            schema, self.features, tables, options, history, name="features", dtype=self.dtype_policy
+        )
         self.block = block
         self.post = list(post)
-        self.dim = self._width_of_vectors()
+        *several, self.dim = self._shape_of_vectors()
+        self.interests: int | None = several[0] if several else None
         self.supports_jit = self.encoder.supports_jit
         self.built = True
 
     def call(self, inputs: Tensors | tf.Tensor) -> tf.Tensor:
-        """Return [batch, dim].
+        """Return [batch, dim], or [batch, K, dim].
 
         Args:
             inputs: The features, raw or encoded, where those of other sides are left alone; or the raw values alone of
@@ -86,11 +97,12 @@ class Tower(keras.layers.Layer):
         """
         return self.body(self.inputs_of(inputs))
 
-    def inputs_of(self, inputs: Tensors | tf.Tensor) -> tf.Tensor:
+    def inputs_of(self, inputs: Tensors | tf.Tensor, chosen: Mapping[str, tf.Tensor] | None = None) -> tf.Tensor:
         """Return the features' vectors side by side, what the block is given, [batch, width].
 
         Args:
             inputs: As in `call`.
+            chosen: By table, each row's own item, [batch] int, which is taken out of the row's histories.
 
         Raises:
             ConfigError: As in `call`.
@@ -100,7 +112,7 @@ class Tower(keras.layers.Layer):
                 names = ", ".join(feature.name for feature in self.features)
                 raise ConfigError(f"{self.name}: the inputs are no dict of features; expected one of {names}")
             inputs = {self.features[0].name: inputs}
-        return self.encoder(inputs)
+        return self.encoder(inputs, chosen=chosen)
 
     def assume_encoded(self) -> None:
         """Let XLA compile the tower: what it cannot compile is the encoding of raw values."""
@@ -108,16 +120,16 @@ class Tower(keras.layers.Layer):
             layer.supports_jit = True
 
     def body(self, vectors: tf.Tensor) -> tf.Tensor:
-        """Return what the block and the layers after it make of the features' vectors, [batch, width] -> [batch, dim]."""
+        """Return what the block and the layers after it make of the features' vectors, [batch, width] -> as `call` does."""
         for layer in (self.block, *self.post):
             vectors = layer(vectors)
         return vectors
 
-    def _width_of_vectors(self) -> int:
-        """Return the width of what the block gives; called once, a block of the user's has made all its weights."""
+    def _shape_of_vectors(self) -> list[int]:
+        """Return the shape of what the block gives for a row; called once, a block of the user's has made all its weights."""
         name, width = type(self.block).__name__, self.encoder.width
         try:
-            vectors = self.body(tf.zeros((2, width), self.compute_dtype))
+            vectors = self.body(tf.zeros((2, *self.encoder.shape), self.compute_dtype))
         except SchemaFlowError:
             raise
         except (ValueError, tf.errors.InvalidArgumentError) as error:
@@ -127,12 +139,13 @@ class Tower(keras.layers.Layer):
                 f" {reason.group(1) if reason else error}; a layer that was built for another width, or an Input that"
                 " states it, fits only one side: leave the Input out, or pass a layer of its own for each side"
             ) from error
-        if not tf.is_tensor(vectors) or vectors.shape.rank != 2 or vectors.shape[0] != 2:
+        if not tf.is_tensor(vectors) or vectors.shape.rank not in (2, 3) or vectors.shape[0] != 2:
             shape = list(vectors.shape) if tf.is_tensor(vectors) else type(vectors).__name__
             raise ConfigError(
-                f"{self.name}: of vectors [2, {width}] {name} makes {shape}; expected a tensor [2, dim], a vector for each row"
+                f"{self.name}: of vectors [2, {width}] {name} makes {shape}; expected a tensor [2, dim], a vector for each row,"
+                " or [2, K, dim], several for each"
             )
-        return int(vectors.shape[-1])
+        return list(vectors.shape[1:])
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments; tables that are shared become the tower's own."""
@@ -143,6 +156,7 @@ class Tower(keras.layers.Layer):
             "block": serialize(self.block),
             "options": options_config(self.options),
             "post": [serialize(layer) for layer in self.post],
+            "history": None if self.history is None else serialize(self.history),
         }
 
     @classmethod
@@ -156,5 +170,6 @@ class Tower(keras.layers.Layer):
                 "block": made(unbuilt(config["block"])),
                 "options": options_from_config(config["options"]),
                 "post": [made(unbuilt(layer)) for layer in config["post"]],
+                "history": made(unbuilt(config["history"])),
             }
         )

@@ -23,6 +23,7 @@ from schemaflow.layers.mlp import MLPBlock
 from schemaflow.models import TwoTowerModel
 from schemaflow.optimizers import optimizer_of
 from schemaflow.registry import lookup
+from schemaflow.sampling import Sampler
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import sides_of, tower_tags
@@ -179,6 +180,7 @@ def _model(config: RunConfig, schema: Schema, training: Source, candidates: Sour
     keras.utils.set_random_seed(config.seed)
     towers = config.towers
     samplers = [lookup("sampler", it.kind)(**it.arguments) for it in towers.samplers]
+    tasks = [_task(towers, task) for task in towers.prediction_tasks]
     query_tag, item_tag = tower_tags(schema)
     return TwoTowerModel(
         schema,
@@ -187,13 +189,17 @@ def _model(config: RunConfig, schema: Schema, training: Source, candidates: Sour
         query_tower_tag=query_tag,
         item_tower_tag=item_tag,
         embedding_options=config.embedding_options.options(),
-        prediction_tasks=[_task(towers, task) for task in towers.prediction_tasks],
+        prediction_tasks=tasks,
         samplers=samplers,
         l2_normalize=towers.l2_normalize,
         correction=towers.correction,
-        candidates=candidates if any(sampler.needs_catalogue for sampler in samplers) else None,
+        candidates=candidates if _reaches_for_items(samplers, tasks) else None,
         known_positives=training if towers.mask_known_positives else None,
     )
+
+
+def _reaches_for_items(samplers: Sequence[Sampler], tasks: Sequence[Task]) -> bool:
+    return any(it.needs_catalogue for it in samplers) or any(it.needs_items for it in tasks)
 
 
 def _task(towers: TowersConfig, task: TaskConfig) -> Task:
@@ -202,10 +208,11 @@ def _task(towers: TowersConfig, task: TaskConfig) -> Task:
             loss=towers.loss,
             temperature=towers.logits_temperature,
             num_hard_negatives=towers.num_hard_negatives,
+            matryoshka_dims=towers.matryoshka_dims,
             loss_weight=task.loss_weight,
         )
-    block = None if task.dimensions is None else MLPBlock(task.dimensions, final_activation="relu")
-    made: Task = lookup("task", task.kind)(target=task.target, block=block, loss_weight=task.loss_weight)
+    layers = {} if task.dimensions is None else {"block": MLPBlock(task.dimensions, final_activation="relu")}
+    made: Task = lookup("task", task.kind)(**task.arguments, **layers)
     return made
 
 

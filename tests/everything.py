@@ -19,6 +19,8 @@ features:
   plan:        {dtype: string, tags: [user, categorical], vocabulary: [basic, gold], missing: {value: basic}}
   city:        {dtype: string, tags: [user, categorical], vocabulary: {file: cities.txt}}
   seen:        {dtype: string, tags: [user, sequence], domain: item, list: {max_length: 5}}
+  seen_how:    {dtype: string, tags: [user, action], vocabulary: [view, buy], list: {max_length: 5, aligned_with: seen}}
+  seen_days:   {dtype: float32, tags: [user], buckets: [1, 7, 30], list: {max_length: 5, aligned_with: seen}}
   device:      {dtype: string, tags: [context, categorical], hash: 50}
   store:       {dtype: int64, tags: [context, categorical], hash: 7, missing: error}
   search:      {dtype: string, tags: [context, text], hash: 100, text: {standardize: lower, split: character}}
@@ -66,6 +68,7 @@ def write(folder: Path) -> Path:
         }),
         folder / "users.parquet",
     )  # fmt: skip
+    seen = [list(rng.choice(items, rng.integers(0, 6))) for _ in range(EVENTS)]
     words = [list(rng.choice(WORDS, rng.integers(0, 4), replace=False)) for _ in items]
     pq.write_table(
         pa.table({
@@ -84,7 +87,9 @@ def write(folder: Path) -> Path:
         pa.table({
             "user_id": rng.choice(users, EVENTS).tolist(),
             "item_id": rng.choice(items[:-1], EVENTS, p=np.arange(1, ITEMS) / np.arange(1, ITEMS).sum()).tolist(),
-            "seen": [list(rng.choice(items, rng.integers(0, 6))) for _ in range(EVENTS)],
+            "seen": seen,
+            "seen_how": [list(rng.choice(["view", "buy"], len(row))) for row in seen],
+            "seen_days": pa.array([list(rng.gamma(1, 5, len(row))) for row in seen], pa.list_(pa.float32())),
             "device": some(rng.choice(["phone", "tablet", "tv"], EVENTS).tolist()),
             "store": rng.integers(0, 10**12, EVENTS),
             "search": some(rng.choice(["Tea Cup", "thé", "x"], EVENTS).tolist()),

@@ -14,7 +14,7 @@ PACKAGE = Path(schemaflow.__file__).parent
 
 FLOORS = (
     {"errors"},
-    {"registry"},
+    {"interests", "registry"},
     {"schema", "logits", "metrics", "ranking"},
     {"data", "datasets", "layers", "losses", "sampling", "optimizers", "index"},
     {"features"},
@@ -38,7 +38,7 @@ HOMES = {
         "workflows", "cli",
     },
     "tensorflow": {
-        "logits", "ranking", "data", "features", "layers", "losses", "sampling", "optimizers", "index", "inputs",
+        "interests", "logits", "ranking", "data", "features", "layers", "losses", "sampling", "optimizers", "index", "inputs",
         "items", "negatives", "towers",
         "tasks",
         "evaluation", "export", "models", "cli", "serving",

@@ -144,6 +144,12 @@ def test_the_command_compares_with_the_last_record_and_keeps_other_topics(
     assert run.main(["growth"]) == 0  # what is recorded is what it is compared with
     assert "Nothing moved" in (tmp_path / "it.md").read_text(encoding="utf-8")
 
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group" / "again.py").write_text(GROWTH, encoding="utf-8")
+    (tmp_path / "group" / "again.txt").write_text("1.1", encoding="utf-8")
+    assert run.main(["group"]) == 0  # every topic of a folder
+    assert list(record.read(tmp_path / "it.json")) == ["group/again", "growth", "kept"]
+
     rounds.write_text("1.3", encoding="utf-8")  # 10% from the record, but above its bar
     assert run.main(["growth"]) == 1
     assert "**missed**" in (tmp_path / "it.md").read_text(encoding="utf-8")

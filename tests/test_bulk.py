@@ -119,6 +119,56 @@ def test_parts_of_another_run_are_not_taken_for_ones_own(
         recommend_all(tmp_path / "bundle", data.users, out, k=5)
 
 
+@pytest.mark.usefixtures("small_parts")
+def test_a_second_run_of_the_same_file_is_refused_while_one_writes_it(
+    bundle: Path, data: sf.datasets.DataFolder, tmp_path: Path
+) -> None:
+    out, refused = tmp_path / "recs.parquet", []
+
+    def again(*_: int) -> None:
+        with pytest.raises(ConfigError, match=r"recs.parquet: another run is writing it; wait for its end") as raised:
+            recommend_all(bundle, data.users, out, k=5)
+        refused.append(raised)
+
+    assert recommend_all(bundle, data.users, out, k=5, progress=again) == 120
+    assert len(refused) == 5
+    assert recommend_all(bundle, data.users, out, k=5) == 120
+    assert os.listdir(tmp_path) == ["recs.parquet"]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize(
+    ("dtype", "kinds", "kept"),
+    [
+        ("int64", (pa.int32(), pa.int64()), pa.int64()),
+        ("int64", (pa.int64(), pa.int8()), pa.int64()),
+        ("string", (pa.string(), pa.large_string()), pa.large_string()),
+        ("string", (pa.dictionary(pa.int8(), pa.string()), pa.string()), pa.string()),
+        ("string", (pa.null(), pa.string()), pa.string()),
+        ("int64", (pa.int32(), pa.int32()), pa.int32()),
+    ],
+)
+def test_ids_may_be_held_otherwise_in_another_file(
+    dtype: str, kinds: tuple[pa.DataType, pa.DataType], kept: pa.DataType, tmp_path: Path
+) -> None:
+    """In one part, in which the files meet, and in another."""
+    schema = sf.Schema((
+        sf.Feature(name="user", dtype=dtype, tags=("user", "id"), hash=9),
+        sf.Feature(name="item", dtype="int32", tags=("item", "id"), cardinality=9),
+    ))  # fmt: skip
+    model = sf.TwoTowerModel(schema, sf.MLPBlock([4]), correction=None)
+    model.export(tmp_path / "bundle", {"item": list(range(9))})
+    (tmp_path / "users").mkdir()
+    ids = [[f"{it}" if dtype == "string" else it for it in range(start, start + 40)] for start in (0, 60)]
+    ids = [[None] * 40 if pa.types.is_null(kind) else it for it, kind in zip(ids, kinds, strict=True)]
+    for number, kind in enumerate(kinds):
+        pq.write_table(pa.table({"user": pa.array(ids[number], kind)}), tmp_path / "users" / f"{number}.parquet")
+    assert recommend_all(tmp_path / "bundle", tmp_path / "users", tmp_path / "out.parquet", k=2) == 80
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found["user"].to_pylist() == [*ids[0], *ids[1]]
+    assert found.schema.field("user").type == kept
+
+
 def test_side_features_are_joined_and_new_users_answered(
     bundle: Path, data: sf.datasets.DataFolder, tmp_path: Path
 ) -> None:

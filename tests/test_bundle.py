@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,6 +91,22 @@ def test_what_comes_back_is_what_a_sorted_list_holds(
         kept = [it for it in kept if not late or it in LATE]
         assert answer.identifiers[row] == kept[:k]
         assert len(answer.scores[row]) == len(answer.identifiers[row])
+
+
+@pytest.mark.parametrize("as_rows", [False, True])
+def test_a_list_for_all_rows_is_held_once(as_rows: bool, recommender: sf.Recommender) -> None:
+    """Whether it is given so, or as the same list for each row: 2000 times 3000 numbers would be 48 MB."""
+    ids, rows = [f"i{it}" for it in range(3, 3003)], 2000
+    users = {"user": ["ann", "bob"] * (rows // 2), "age": [0.5, -1.0] * (rows // 2)}
+    allow = [None, ["i1", "i4"]] * (rows // 2)
+    recommender.recommend(users, exclude=["i1"], allow=allow)
+    tracemalloc.start()
+    answer = recommender.recommend(users, k=8, exclude=[ids] * rows if as_rows else ids, allow=allow)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6
+    assert {frozenset(it) for it in answer.identifiers[0::2]} == {frozenset({"i0", "i1", "i2"})}
+    assert answer.identifiers[1::2] == [["i1"]] * (rows // 2)
 
 
 def test_an_empty_allow_list_allows_nothing_and_none_everything(recommender: sf.Recommender) -> None:
@@ -250,6 +268,35 @@ def test_items_are_added_without_training(
     original = recommender.recommend(USERS, k=8)
     again = grown.recommend(USERS, k=8, allow=ITEMS["item"])
     assert again.identifiers == original.identifiers
+
+
+def codes(values: list[Any], of: pa.DataType, index: pa.DataType) -> pa.Array:
+    return pa.array(values, of).dictionary_encode().cast(pa.dictionary(index, of))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+@pytest.mark.parametrize("coded", ["before", "after", "both"])
+def test_items_are_added_however_their_strings_are_held(
+    coded: str, kind: pa.DataType, model: sf.TwoTowerModel, tmp_path: Path
+) -> None:
+    def held(items: dict[str, Any], when: str) -> Any:
+        if coded not in (when, "both"):
+            return items
+        values = codes(["a", "b"], pa.string(), pa.int8()).take(pa.array([0, 1] * (len(items["item"]) // 2)))
+        values = values.cast(pa.dictionary(pa.int8(), kind))
+        genres = pa.ListArray.from_arrays(pa.array(range(len(values) + 1), pa.int32()), values)
+        ids = codes(items["item"], pa.string(), pa.int8()).cast(pa.dictionary(pa.int8(), kind))
+        return pa.table({**items, "item": ids, "genres": genres})
+
+    many = {**NEW, "item": [f"n{it}" for it in range(200)]} | {
+        name: NEW[name] * 100 for name in ("genres", "release year", "price")
+    }
+    recommender = model.export(tmp_path / "bundle", held(ITEMS, "before"))
+    every = recommender.add_items(held({name: it[:100] for name, it in many.items()}, "after"))
+    every = every.add_items(held({name: it[100:] for name, it in many.items()}, "after"))
+    assert every.items["item"].to_pylist() == [*ITEMS["item"], *many["item"]]
+    found = every.recommend(USERS, k=300, where={"genres": "a"}).identifiers[0]
+    assert {it for it in found if it[0] == "n"} == set(many["item"][0::2])
 
 
 @pytest.mark.parametrize(
@@ -415,16 +462,19 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_whole(copied: Path, 
 
     thread = threading.Thread(target=swap)
     thread.start()
-    while not done.is_set():
-        try:
-            read = sf.Recommender.load(copied)
-        except BundleError as reason:
-            if "there is no bundle" not in str(reason):  # as between two renames
-                raise
-        else:
-            assert len(read.recommend({"user": ["ann"], "age": [0.0]}, k=99).identifiers[0]) == len(read.items)
-            done.set()
+    while thread.is_alive():
+        read = sf.Recommender.load(copied)
+        assert len(read.recommend({"user": ["ann"], "age": [0.0]}, k=99).identifiers[0]) == len(read.items)
+        done.set()
     thread.join()
+
+
+def test_a_bundle_is_waited_for_between_two_renames(copied: Path) -> None:
+    back = threading.Timer(0.1, lambda: (copied.parent / "away").rename(copied))
+    copied.rename(copied.parent / "away")
+    back.start()
+    assert sf.Recommender.load(copied).k == 3
+    back.join()
 
 
 def test_items_of_side_tables_and_of_interactions_are_kept(tmp_path: Path) -> None:
@@ -444,3 +494,57 @@ def test_items_of_side_tables_and_of_interactions_are_kept(tmp_path: Path) -> No
     recommender = model.export(tmp_path / "bundle", rows, tables=tmp_path)
     assert recommender.items.to_pylist() == [{"item": "x", "brand": None}, {"item": "y", "brand": "q"}]
     assert recommender.recommend({"user": ["u"]}, where={"brand": "q"}).identifiers == [["y"]]
+
+
+def test_an_item_without_a_value_is_not_found_by_what_stands_in_for_it(tmp_path: Path) -> None:
+    schema = sf.Schema((
+        sf.Feature(name="user", dtype="int32", tags=("user", "id"), cardinality=3),
+        sf.Feature(name="item", dtype="int32", tags=("item", "id"), cardinality=5),
+        sf.Feature(name="price", dtype="float32", tags=("item", "continuous", "filter"), missing={"value": 5.0}),
+        sf.Feature(name="brand", dtype="string", tags=("item", "categorical", "filter"), vocabulary=("x",), missing={"value": "x"}),
+    ))  # fmt: skip
+    model = sf.TwoTowerModel(schema, sf.MLPBlock([2]), correction=None)
+    items = {"item": [0, 1, 2], "price": [5.0, None, 7.0], "brand": [None, "x", "y"]}
+    recommender, user = model.export(tmp_path / "bundle", items), {"user": [0]}
+    recommend = tf.saved_model.load(tmp_path / "bundle" / "model").signatures["recommend"]
+    nothing, words = tf.zeros([1, 0], tf.int64), tf.zeros([0], tf.string)
+    free = {
+        "k": tf.constant(3), "exclude": nothing, "allow": nothing, "user": tf.constant([0]), "where_brand": words,
+        "where_price": tf.zeros([0]), "where_price_min": tf.constant(-np.inf), "where_price_max": tf.constant(np.inf),
+    }  # fmt: skip
+    for where, inputs, expected in (
+        ({"price": 5.0}, {"where_price": tf.constant([5.0])}, {0}),
+        ({"price": {"<=": 6}}, {"where_price_max": tf.constant(6.0)}, {0}),
+        ({"brand": "x"}, {"where_brand": tf.constant(["x"])}, {1}),
+    ):
+        assert set(recommender.recommend(user, where=where).identifiers[0]) == expected
+        answer = recommend(**free | inputs)
+        assert set(answer["identifiers"][0, : int(answer["count"][0])].numpy().tolist()) == expected
+
+
+@pytest.mark.parametrize("size", [1e22, 1e-22])
+@pytest.mark.parametrize("lists", [False, True])
+def test_similar_items_of_very_long_and_short_vectors_are_those_of_their_angles(
+    lists: bool, size: float, tmp_path: Path
+) -> None:
+    features = (
+        sf.Feature(name="user", dtype="int32", tags=("user", "id"), cardinality=3),
+        sf.Feature(name="item", dtype="int32", tags=("item", "id"), cardinality=5),
+        sf.Feature(name="at", dtype="float32", tags=("item", "embedding"), embedding={"dim": 2}),
+    )
+    options = sf.EmbeddingOptions(embedding_dim_default=2)
+    model = sf.TwoTowerModel(
+        sf.Schema(features),
+        sf.MLPBlock([2]),
+        sf.MLPBlock([2], use_bias=False),
+        embedding_options=options,
+        correction=None,
+    )
+    layer = next(it for it in model.item_tower.trainable_variables if it.shape == (4, 2))
+    layer.assign([[0.0, 0.0], [0.0, 0.0], [size, 0.0], [0.0, size]])
+    items = {"item": [0, 1, 2], "at": [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]}
+    recommender = model.export(tmp_path / "bundle", items, index=sf.IVF(num_lists=2, nprobe=2) if lists else None)
+    answer = recommender.similar_items([0, 1])
+    assert answer.identifiers[0] == [1, 2]
+    assert answer.scores[0] == pytest.approx([0.5**0.5, 0.0])
+    assert answer.scores[1] == pytest.approx([0.5**0.5] * 2)

@@ -47,8 +47,21 @@ def table_of(model: sf.TwoTowerModel, name: str) -> Any:
 # -- rows that no example trains --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
-def test_untrained_rows_are_the_mean_of_the_trained_ones(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "adam",
+        "adagrad",
+        "sgd",
+        lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+        lambda: keras.optimizers.SGD(0.1, weight_decay=0.5, momentum=0.9),
+        lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5),
+        lambda: keras.optimizers.AdamW(0.01, use_ema=True),
+    ],
+)
+def test_untrained_rows_are_the_mean_of_the_trained_ones(optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the optimizer makes all rows shorter at each step, or puts averages in their place at the end."""
+    optimizer = optimizer if isinstance(optimizer, str) else optimizer()
     monkeypatch.setattr(unseen, "CHUNK", 16)  # two rows at a time
     schema = fitted(PLAIN, EVENTS, {"item": ["a", "b", "c", "new", "newer"]})
     rows = {name: place + 3 for place, name in enumerate(schema.vocabulary("item").to_pylist())}
@@ -59,10 +72,11 @@ def test_untrained_rows_are_the_mean_of_the_trained_ones(optimizer: str, monkeyp
         np.testing.assert_allclose(table[row], seen.mean(axis=0), atol=1e-6)
 
 
-def test_rows_that_training_reached_stay_as_it_left_them() -> None:
+@pytest.mark.parametrize("weight_decay", [None, 0.1])
+def test_rows_that_training_reached_stay_as_it_left_them(weight_decay: float | None) -> None:
     yaml = PLAIN.replace("[item, id], vocabulary: learned", "[item, id], vocabulary: [a, b, d]")
     events = {"user": ["u", "v", "w", "u"], "item": ["a", "b", "strange", "stranger"]}
-    model = trained(fitted(yaml, events), events)
+    model = trained(fitted(yaml, events), events, keras.optimizers.Adam(0.001, weight_decay=weight_decay))
     table = table_of(model, "item")
     assert not np.allclose(table[2], table[3:5].mean(axis=0), atol=1e-3)  # examples have trained it
     np.testing.assert_array_equal(table[5], table[2])  # and it stands for d, which none has

@@ -290,6 +290,7 @@ towers:
   - {kind: retrieval, loss_weight: 2}
   - {kind: regression, target: stars, loss_weight: 0.5, dimensions: [6]}
   - {kind: binary-classification}
+  matryoshka_dims: [2]
 epochs: 1
 batch_size: 256
 evaluation: {ks: [5]}
@@ -315,6 +316,7 @@ def test_a_run_file_says_all_of_the_training(judged: Path) -> None:
     run = train(sf.RunConfig.from_yaml(judged / "all.run.yaml"), out=judged / "bundle")
     retrieval, stars, liked = run.model.tasks
     assert (retrieval.loss, retrieval.temperature, retrieval.num_hard_negatives) == ("bpr-max", "learned", 3)
+    assert retrieval.matryoshka_dims == (2,)
     assert (retrieval.loss_weight, stars.loss_weight, liked.loss_weight) == (2.0, 0.5, 1.0)
     assert (type(stars), stars.target, stars.block.dimensions) == (sf.RegressionTask, "stars", [6])
     assert (type(liked), liked.target, liked.block) == (sf.BinaryClassificationTask, "liked", None)
@@ -358,7 +360,7 @@ def test_the_names_in_a_run_file_are_those_of_the_registry() -> None:
         (", capacity: 32", "", "12:5", 'the sampler "cross-batch" needs "capacity"'),
         ("uniform, num_sampled: 4", "uniform, num_sampled: 4, capacity: 4", "13:5", 'the sampler "uniform" has no "capacity"'),
         ("uniform, num_sampled: 4", "uniform, seed: 1", "13:21", 'unknown key "seed" in "towers.samplers"; known: kind, capacity, num_sampled'),
-        ("retrieval, loss_weight: 2", "retrieval, target: stars", "18:5", 'the task "retrieval" has no "target" and no "dimensions"'),
+        ("retrieval, loss_weight: 2", "retrieval, target: stars", "18:5", 'the task "retrieval" has no "target" and no "dimensions" and no "num_retrieved"'),
         ("regression, target", "regresion, target", "19:6", 'did you mean "regression"'),
         ("loss_weight: 0.5", "loss_weight: -1", "19:39", '"loss_weight" in "towers.prediction_tasks": expected greater than or equal to 0'),
         ("[6]", "[]", "19:57", '"dimensions" in "towers.prediction_tasks": expected at least 1 item'),
@@ -383,7 +385,15 @@ def test_what_only_retrieval_reads_is_not_said_without_it(tmp_path: Path) -> Non
     file.write_text(TRAINING.replace("  - {kind: retrieval, loss_weight: 2}\n", ""), encoding="utf-8")
     with pytest.raises(ConfigError) as raised:
         sf.RunConfig.from_yaml(file)
-    keys = ("logits_temperature", "loss", "num_hard_negatives", "samplers", "correction", "mask_known_positives")
+    keys = (
+        "logits_temperature",
+        "loss",
+        "num_hard_negatives",
+        "matryoshka_dims",
+        "samplers",
+        "correction",
+        "mask_known_positives",
+    )
     assert [problem.split('"')[1] for problem in raised.value.problems] == list(keys)
     assert all("add {kind: retrieval}, or leave it out" in problem for problem in raised.value.problems)
 

@@ -16,6 +16,8 @@ from schemaflow import losses, registry
 from schemaflow.errors import ConfigError
 from schemaflow.features.catalogue import ItemCatalogue
 from schemaflow.features.known import KnownPositives
+from schemaflow.layers.prefix import Prefix
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable
 from schemaflow.towers import Tower
 
 VECTORS = tf.constant(np.random.default_rng(0).normal(size=(5, 3)), tf.float32)
@@ -28,10 +30,19 @@ PAIRS = {"user": tf.constant(["u", "v", "?", "", "u"]), "item": tf.constant(["a"
 # how to make one of each, and what it takes; a class that is registered without an entry here fails
 LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     "layer/embedding-table": (lambda **it: sf.EmbeddingTable(7, 3, **it), tf.constant([1, 6, 0, 2, 2])),
+    "layer/quotient-remainder-table": (
+        lambda **it: QuotientRemainderTable(17, 3, 4, "sum", 3, "random_normal", **it),
+        tf.constant([1, 16, 0, 2, 2]),
+    ),
     "layer/tower": (lambda **it: Tower(SCHEMA, ["user"], keras.layers.Dense(4), **it), PAIRS),
     "block/mlp": (lambda **it: sf.MLPBlock([4, 2], normalization="layer_norm", residual=True, **it), VECTORS),
     "block/cross": (lambda **it: sf.CrossBlock(2, low_rank_dim=2, **it), VECTORS),
     "block/l2-norm": (sf.L2Norm, VECTORS),
+    "block/prefix": (lambda **it: Prefix(2, of=sf.L2Norm(), **it), VECTORS),
+    "layer/user-history-encoder": (
+        lambda **it: sf.UserHistoryEncoder(["last", "mean", "attention"], 2, 2, 4, 6, 0.2, "gelu", 2, 7, False, **it),
+        tf.constant(np.random.default_rng(1).normal(size=(5, 3, 6)), tf.float32),
+    ),
     "layer/item-catalogue": (
         lambda **it: ItemCatalogue({"item": {"shape": [5], "dtype": "int64"}}, reserved=0, **it),
         tf.range(5, dtype=tf.int64),
@@ -45,6 +56,18 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
         tf.range(5, dtype=tf.int64),
     ),
     "task/binary-classification": (lambda **it: sf.BinaryClassificationTask("click", **it), VECTORS),
+    "task/distillation": (
+        lambda **it: sf.DistillationTask(
+            sf.Scorer(len, features=["item"]), "margin", hard=3, random=5, loss_weight=0.5, **it
+        ),
+        VECTORS,
+    ),
+    "task/reward-alignment": (
+        lambda **it: sf.RewardAlignmentTask(len, beta=2.0, start="fresh", hard=3, random=5, loss_weight=0.5, **it),
+        VECTORS,
+    ),
+    "task/light-ranker": (lambda **it: sf.LightRanker(["click", "bought"], sf.MLPBlock([4]), 2, hard=3, **it), VECTORS),
+    "task/mixture-of-logits": (lambda **it: sf.MixtureOfLogits("click", 2, 3, 4, hidden=5, random=0, **it), VECTORS),
     "task/regression": (
         lambda **it: sf.RegressionTask(
             "rating", sf.MLPBlock([4]), keras.losses.Huber(2.0), [keras.metrics.MeanAbsoluteError()], 0.5, **it
@@ -58,6 +81,7 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
             batch_metrics=keras.metrics.CategoricalAccuracy(),
             temperature="learned",
             num_hard_negatives=3,
+            matryoshka_dims=[1, 2],
             loss_weight=0.5,
             metrics_in_training=True,
             initial_temperature=0.5,
@@ -78,6 +102,7 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
 OTHERS = {
     "index/faiss": sf.Faiss,  # what is optional is held to the same in test_index.py, where it is installed
     "index/scann": sf.ScaNN,
+    "scorer/function": sf.Scorer,  # contract: test_scoring.py
     "sampler/cross-batch": sf.CachedCrossBatchSampler,  # samplers have a contract of their own: test_sampling.py
     "sampler/in-batch": sf.InBatchSampler,
     "sampler/popularity": sf.PopularityBasedSampler,
@@ -94,7 +119,10 @@ OTHERS = {
 }
 
 
-PAIRED = (sf.BinaryClassificationTask, sf.RegressionTask)  # these take queries and candidates, as a RetrievalTask does
+PAIRED = (sf.BinaryClassificationTask, sf.RegressionTask, sf.DistillationTask)
+"""These take queries and candidates, or scores and a teacher's."""
+
+RANKERS = (sf.LightRanker, sf.MixtureOfLogits)  # and these several candidates for each query
 
 
 def run(layer: Any, inputs: Any) -> list[np.ndarray]:
@@ -108,6 +136,10 @@ def called(layer: Any, inputs: Any) -> Any:
         return layer.ids(inputs)
     if isinstance(layer, KnownPositives):
         return layer(inputs).to_tensor()
+    if isinstance(layer, sf.RewardAlignmentTask):
+        return layer(inputs, inputs, inputs)
+    if isinstance(layer, RANKERS):
+        return layer(inputs, inputs, tf.stack([inputs, -inputs], axis=1))
     return layer(inputs, inputs) if isinstance(layer, PAIRED) else layer(inputs)
 
 

@@ -158,7 +158,6 @@ def test_one_row_no_click_and_positions_beyond_the_known_train() -> None:
             found = model.fit(pa.table(log), verbose=0).history
             assert np.isfinite(found["loss"]).all()
             assert not np.array_equal(model.debiasing[0].examination(), before)
-        assert _same_but_for_the_pair(model, beyond)
 
 
 def test_a_collapse_is_told_once() -> None:

@@ -209,6 +209,25 @@ def test_a_filter_alone_stays_out_of_the_towers() -> None:
     assert not [it for it in found if it.level == "error"]  # a missing one is no mistake
 
 
+@pytest.mark.parametrize(
+    ("dtype", "values", "fill", "fitting", "other"),
+    [
+        ("string", ["red", None, ""], "red", "red", "blue"),
+        ("int32", [3, None, -(2**31)], 3, {">=": 0}, {">": 3}),
+        ("float32", [1.5, None, float("nan")], 1.5, {"<": 2}, 0.0),
+    ],
+)
+def test_what_stands_in_for_a_missing_value_is_not_the_items(
+    dtype: str, values: list[Any], fill: Any, fitting: Any, other: Any
+) -> None:
+    kind = {"tags": ["item", "categorical", "filter"], "vocabulary": ["red"]}
+    kind = kind if dtype == "string" else {"tags": ["item", "continuous", "filter"]}
+    asked = sf.Feature.model_validate({"name": "it", "dtype": dtype, "missing": {"value": fill}, **kind})
+    filters = Filters([asked], Piece(pa.table({"it": values}), "items"))
+    for where, expected in ((fitting, [True, False, False]), (other, [False] * 3), ([fill], [True, False, False])):
+        assert filters.mask(conditions([asked], {"it": where})).numpy().tolist() == expected
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_above_and_below_zero_leave_zero_out(dtype: str) -> None:
     """TensorFlow takes the numbers next to 0 for 0."""

@@ -176,6 +176,15 @@ def test_scores_by_angle_are_divided_by_the_candidates_lengths(make: Callable[..
 
 
 @each()
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_angles_are_those_of_vectors_whose_squares_are_beyond_float32(make: Callable[..., Index], size: float) -> None:
+    index = make().index(size * np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0]]))
+    scores, positions = index.nearest(tf.constant([[2.0, 0.0]]), 3, by_angle=True)
+    assert scores.numpy()[0].tolist() == pytest.approx([2.0, 1.2, 0.0])
+    assert positions.numpy().tolist() == [[1, 0, 2]]
+
+
+@each()
 def test_an_excluded_item_stays_out_whatever_its_score(make: Callable[..., Index]) -> None:
     index = make(k=2).index([[1e30], [1.0], [0.5]], ["top", "b", "c"])
     _, found = index.query_with_exclusions(tf.constant([[1e5]]), tf.constant([["top"]]))
@@ -203,6 +212,19 @@ def test_indexing_again_replaces_the_candidates(make: Callable[..., Index]) -> N
     assert make(k=1).index([[1.0], [2.0]])(tf.constant([[1.0]]))[1].numpy().tolist() == [[1]]
 
 
+@each()
+def test_one_list_excludes_for_all_rows(make: Callable[..., Index]) -> None:
+    rng, vectors, queries = world(9)
+    index = make(k=6).index(vectors)
+    for size in (0, 1, 15, 38):
+        out = rng.permutation(40)[np.newaxis, :size]
+        scores, found = index.query_with_exclusions(tf.constant(queries), out)
+        each_row = index.query_with_exclusions(tf.constant(queries), np.repeat(out, 3, axis=0))
+        assert found.numpy().tolist() == each_row[1].numpy().tolist()
+        assert scores.numpy() == pytest.approx(each_row[0].numpy(), abs=1e-6)
+        assert not np.isin(found, out).any()
+
+
 @pytest.mark.parametrize("storage", ["float32", "int8"])
 def test_a_row_is_answered_as_it_is_alone(storage: str) -> None:
     """Whatever its company excludes, and however short that comes."""
@@ -222,8 +244,10 @@ def test_a_row_is_answered_as_it_is_alone(storage: str) -> None:
 def test_a_query_that_is_no_point_has_nothing_near() -> None:
     index = sf.BruteForce(k=2).index([[1.0], [2.0]], ["a", "b"])
     assert index(tf.constant([[float("nan")], [1.0]]))[1].numpy().tolist() == [[b"", b""], [b"b", b"a"]]
-    with pytest.raises(ConfigError, match=r"exclude has the shape \(1, 1\); expected \[2, any\]"):
-        index.query_with_exclusions(tf.constant([[1.0], [1.0]]), [["a"]])
+    with pytest.raises(ConfigError, match=r"exclude has the shape \(3, 1\); expected \[2, any\]"):
+        index.query_with_exclusions(tf.constant([[1.0], [1.0]]), [["a"]] * 3)
+    with pytest.raises(ConfigError, match=r"allow has the shape \(1, 1\); expected \[2, any\]"):
+        index.search(tf.constant([[1.0], [1.0]]), allow=[["a"]])
     assert index(tf.constant([[1.0]]), k=2**33)[1].shape == (1, 2)
 
 

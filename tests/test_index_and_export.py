@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
@@ -87,6 +88,11 @@ def test_wrong_requests_are_named(
     request = {name: value for name, value in {**USERS, **change}.items() if value is not None}
     with pytest.raises(ConfigError, match=message):
         recommender.recommend(request, **options)
+
+
+def test_features_that_are_no_dict_are_named(recommender: sf.Recommender) -> None:
+    with pytest.raises(ConfigError, match="the features are Table; expected a dict with a list"):
+        recommender.recommend(pa.table(USERS))
 
 
 def test_query_lists_are_served_as_they_were_trained(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ WAIT = 30.0
 """Seconds that nothing here should take, however busy the machine is."""
 
 
-def export(path: Path, seed: int, *names: str) -> sf.Recommender:
+def export(path: Path, seed: int, *names: str, index: Any = None) -> sf.Recommender:
     """Write the bundle of an untrained model; with names, of these features alone."""
     keras.utils.set_random_seed(seed)
     schema = sf.Schema.from_config({"fitted": {}, "yaml": SCHEMA}).fit({"item_id": ITEMS["item_id"]})
@@ -58,7 +58,7 @@ def export(path: Path, seed: int, *names: str) -> sf.Recommender:
         schema = schema.select_by_name(names)
     options = sf.EmbeddingOptions(embedding_dim_default=8, embeddings_initializers="glorot_normal")
     model = sf.TwoTowerModel(schema, sf.MLPBlock([8]), embedding_options=options, correction=None)
-    return model.export(path, {name: ITEMS[name] for name in ITEMS if not names or name in names})
+    return model.export(path, {name: ITEMS[name] for name in ITEMS if not names or name in names}, index=index)
 
 
 class Server:
@@ -269,6 +269,14 @@ def test_columns_are_answered_by_columns(server: Server, recommender: sf.Recomme
     )
     assert (status, answer.keys(), answer["outputs"].keys()) == (200, {"outputs"}, {"identifiers", "scores", "count"})
     assert answer["outputs"]["identifiers"] == expected.identifiers
+    body["inputs"] |= {
+        "exclude": [["i1", "i3"]],
+        "where_genre": [],
+        "where_year_min": -(2**31),
+        "where_year_max": 2**31 - 1,
+    }
+    answer = server.ask("/v1/models/films:predict", body)[1]  # one list for all rows
+    assert answer["outputs"]["identifiers"] == recommender.recommend(FULL, k=3, exclude=["i1", "i3"]).identifiers
     body = {"signature_name": "query_embedding", "inputs": FULL}
     status, answer = server.ask("/v1/models/films:predict", body)
     assert np.allclose(
@@ -479,7 +487,9 @@ def test_a_newer_bundle_takes_over_under_load_and_a_broken_one_does_not(
 
     shutil.copytree(ids_alone, served.parent / "other")
     replace(served, served.parent / "other")
-    until(lambda: "query features differ in age, likes" in server.ask("/healthz")[1]["problem"], server.log)
+    until(
+        lambda: "its requests differ in age (int32 (None,) before" in server.ask("/healthz")[1]["problem"], server.log
+    )
     assert server.number('schemaflow_reloads_total{outcome="refused"}') == 2
 
     export(served, 1)
@@ -487,6 +497,54 @@ def test_a_newer_bundle_takes_over_under_load_and_a_broken_one_does_not(
     assert server.ask("/healthz")[1]["problem"] is None
     assert server.ask("/recommend", question)[1]["identifiers"] == old
     assert server.number('schemaflow_reloads_total{outcome="loaded"}') == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "index", "differs"),
+    [
+        ((), sf.IVF(num_lists=4), "nprobe (none before, int32 () now)"),
+        (("user_id", "item_id", "age", "likes", "genre"), None, "where_year (int32 (None,) before, none now), where_year_max"),
+        (("user_id", "item_id", "likes", "genre", "year"), None, "age (int32 (None,) before, none now); serve it at"),
+    ],
+)  # fmt: skip
+def test_a_newer_bundle_that_would_take_other_requests_is_refused(
+    names: tuple[str, ...], index: Any, differs: str, tmp_path: Path
+) -> None:
+    export(tmp_path / "bundle", 1)
+    bundle = ServedBundle(tmp_path / "bundle", lambda _: None)
+    before = bundle.current
+    export(tmp_path / "bundle", 2, *names, index=index)
+    assert not bundle.refresh()
+    assert bundle.current is before
+    assert f"the newer bundle is refused: its requests differ in {differs}" in bundle.problem
+    export(tmp_path / "bundle", 2, index=sf.BruteForce(k=3))
+    assert bundle.refresh()
+    assert (bundle.current.recommender.k, bundle.problem) == (3, None)
+
+
+@pytest.mark.parametrize("first", ["manifest.json", "model"])
+def test_a_bundle_copied_file_by_file_takes_over_once_it_is_whole(first: str, tmp_path: Path) -> None:
+    served, new, told = tmp_path / "bundle", tmp_path / "new", list[str]()
+    export(served, 1)
+    bundle, expected = ServedBundle(served, told.append), export(new, 2).recommend(USERS).identifiers
+    before = bundle.current
+    shutil.rmtree(served)
+    assert not bundle.refresh()
+    files = sorted((it for it in new.rglob("*") if it.is_file()), key=lambda it: first not in it.parts)
+    for file in files[:-1]:
+        copy = served / file.relative_to(new)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    copy = served / files[-1].relative_to(new)
+    copy.write_bytes(files[-1].read_bytes()[:5])
+    assert not bundle.refresh()
+    assert f"{copy.relative_to(served)} is changed" in bundle.problem
+    assert bundle.current is before
+    assert not bundle.refresh()  # nor tried again as long as nothing changes
+    shutil.copy(files[-1], copy)
+    assert bundle.refresh()
+    assert (bundle.problem, told) == (None, ["refused", "loaded"])
+    assert bundle.current.recommender.recommend(USERS).identifiers == expected
 
 
 def replace(path: Path, other: Path) -> None:

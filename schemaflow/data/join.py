@@ -26,6 +26,7 @@ __all__ = [
     "read_raw",
     "read_table",
     "refuse_repeated",
+    "stacked",
 ]
 
 
@@ -98,8 +99,8 @@ class Joined:
         for side in self.sides:
             columns |= take(side.columns, side.rows(piece))
         for feature in self.features:
-            if feature.weighted_by is not None:
-                _refuse_unmatched(feature, feature.weighted_by, columns, piece)
+            if feature.paired_with is not None:
+                _refuse_unmatched(feature, feature.paired_with, columns, piece)
         return {feature.name: columns[feature.name] for feature in self.features}
 
 
@@ -273,8 +274,48 @@ def raw_rows(
 
 
 def _whole(source: Source, columns: Sequence[str]) -> pa.Table:
-    """Return columns of a table in memory; its files may differ in the width of their integers."""
-    return pa.concat_tables([it.table for it in source.pieces(columns)], promote_options="permissive")
+    """Return columns of a table in memory."""
+    return stacked([it.table for it in source.pieces(columns)], f"{source.name}: its files do not fit each other")
+
+
+def stacked(tables: Sequence[pa.Table], problem: str) -> pa.Table:
+    """Return tables one after the other, whose columns may differ in width and in how they hold strings.
+
+    Args:
+        tables: At least one; where one lacks a column, its rows are null there.
+        problem: What to say where their columns are of different kinds.
+
+    Raises:
+        DataError: They are.
+
+    Example:
+        >>> codes = pa.array(["x", "y", "x"]).dictionary_encode()
+        >>> stacked([pa.table({"a": codes}), pa.table({"a": ["z"]})], "wrong")["a"].to_pylist()
+        ['x', 'y', 'x', 'z']
+    """
+    try:
+        return pa.concat_tables([_decoded(it) for it in tables], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as reason:
+        raise DataError(f"{problem}: {' '.join(str(reason).split())}") from None
+
+
+def _decoded(table: pa.Table) -> pa.Table:
+    """Return a table without codes, and without the views that Arrow makes no strings of as long as they are codes."""
+    for codes in (True, False):
+        table = table.cast(pa.schema([pa.field(it.name, _plain(it.type, codes)) for it in table.schema]))
+    return table
+
+
+def _plain(kind: pa.DataType, codes: bool) -> pa.DataType:
+    """Return an Arrow type, or what it holds, with strings in place of views, and unless they are kept of codes."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_dictionary(kind):
+        value = _plain(kind.value_type, codes)
+        return pa.dictionary(kind.index_type, value) if codes else value
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type, codes))
+    return pa.large_list(_plain(kind.value_type, codes)) if pa.types.is_large_list(kind) else kind
 
 
 def as_side_table(table: TableLike, schema: Schema, key: Feature) -> Source:
@@ -315,16 +356,16 @@ def ids_in(piece: Piece, feature: Feature) -> pa.Array:
     return column.values
 
 
-def _refuse_unmatched(feature: Feature, weights: str, columns: Columns, piece: Piece) -> None:
-    """Raise `DataError` where a list and its weights differ in length."""
-    values, weighing = columns[feature.name], columns[weights]
-    assert isinstance(values, Lists), "what has weights is a list"
-    assert isinstance(weighing, Lists), "weights are a list"
-    lengths, expected = np.diff(values.splits), np.diff(weighing.splits)
+def _refuse_unmatched(feature: Feature, other: str, columns: Columns, piece: Piece) -> None:
+    """Raise `DataError` where a list differs in length from its weights, or from the sequence it is aligned with."""
+    values, paired = columns[feature.name], columns[other]
+    assert isinstance(values, Lists), "what is paired is a list"
+    assert isinstance(paired, Lists), "and so is the other"
+    lengths, expected = np.diff(values.splits), np.diff(paired.splits)
     if (lengths != expected).any():
         row = int(np.argmax(lengths != expected))
         raise DataError(
-            f'{place_of(piece, row)}: feature "{feature.name}" has {lengths[row]} values and its weights "{weights}"'
+            f'{place_of(piece, row)}: feature "{feature.name}" has {lengths[row]} values and {feature.pair}'
             f" {expected[row]}; expected one for each"
         )
 

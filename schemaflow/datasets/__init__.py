@@ -2,6 +2,7 @@
 
 from schemaflow.datasets.folder import DataFolder
 from schemaflow.datasets.generated import synthetic
+from schemaflow.datasets.sequences import SequenceFolder, sequences
 from schemaflow.datasets.simulated import Choices, Simulation, Slates, simulate
 
-__all__ = ["Choices", "DataFolder", "Simulation", "Slates", "simulate", "synthetic"]
+__all__ = ["Choices", "DataFolder", "SequenceFolder", "Simulation", "Slates", "sequences", "simulate", "synthetic"]

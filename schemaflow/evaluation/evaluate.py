@@ -1,6 +1,6 @@
 """Evaluation over the whole catalogue: every candidate ranked for every query, beside popularity."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from schemaflow.data.encode import Array, Lists
 from schemaflow.data.join import as_side_table, read_ids, read_table, refuse_repeated
 from schemaflow.data.positives import are_positives, telling
 from schemaflow.errors import ConfigError, DataError
-from schemaflow.evaluation.firsts import Excluded, among, nearest, popular
+from schemaflow.evaluation.firsts import Excluded, Firsts, among, nearest, popular, reranked
 from schemaflow.evaluation.judge import Judge
 from schemaflow.evaluation.queries import codes_of, distinct_queries, positions_of, user_id_of
 from schemaflow.evaluation.report import Report
@@ -36,9 +36,14 @@ class TwoTowers(Protocol):
 
     schema: Schema
     sides: Sides
+    ranker: Any
+    """A second stage, `schemaflow.tasks.Ranker`; None where nothing is ranked anew."""
 
     def query_embeddings(self, queries: Any, batch_size: int = 4096) -> Array:
-        """Return [n, dim]."""
+        """Return [n, dim], or [n, K, dim]."""
+
+    def query_inputs(self, queries: Any, batch_size: int = 4096) -> Array:
+        """Return what the ranker reads of queries beside their vectors, [n, width]."""
 
     def candidate_embeddings(
         self, candidates: Any, batch_size: int = 4096, *, tables: str | Path | None = None
@@ -54,6 +59,7 @@ def evaluate(
     ks: Sequence[int] = (10, 50, 100),
     exclude: TableLike | None = None,
     tables: str | Path | None = None,
+    rerank: bool = False,
 ) -> Report:
     """Rank every candidate for every distinct query, and report what the positives' ranks come to.
 
@@ -63,7 +69,8 @@ def evaluate(
     positive. A positive that is no candidate is a miss. Explicit negatives are no positives.
 
     `report.warm` and `report.cold` say the same of some positives each, among the same candidates: warm are those whose
-    user and item were in the interactions that the schema was fitted on, cold those of a user or item that was not.
+    user and item were in the interactions that the schema was fitted on, cold those of a user or item that was not. Of ids
+    that are hashed their rows alone are known: one that shares the row of an id that was there counts as warm.
 
     Args:
         model: A `TwoTowerModel`.
@@ -73,17 +80,21 @@ def evaluate(
         exclude: Interactions whose items are not ranked for their user, such as those of the training; positives among
             them are dropped, and counted in the report.
         tables: The folder of the side tables, where it is not that of each file.
+        rerank: Rank as a bundle serves where the model has a ranker: the retrieval's first `num_retrieved`, by the ranker's
+            scores. Else the retrieval alone is judged; `report.protocol["ranked by"]` says which.
 
     Raises:
         DataError: A column is missing, a candidate stands twice, or no positive is left.
-        ConfigError: A cut-off is below 1, or `exclude` is given and no feature is tagged user and id.
+        ConfigError: A cut-off is below 1, `exclude` is given and no feature is tagged user and id, or `rerank` where there
+            is no ranker, or with a cut-off beyond what it ranks.
 
     Source:
         Why sampled metrics mislead and all candidates are ranked: Krichene & Rendle, "On sampled metrics for item
         recommendation", KDD 2020.
     """
-    if isinstance(ks, int) or not ks or not all(isinstance(k, int) and k >= 1 for k in ks):
-        raise ConfigError(f"ks is {ks!r}; expected a list of integers of at least 1")
+    _check_cutoffs(ks)
+    if rerank:
+        _check_ranker(model, ks)
     schema, sides = model.schema, model.sides
     source, catalogue = open_source(interactions), as_side_table(candidates, schema, sides.item_id)
     identifiers = read_ids(catalogue, sides.item_id)
@@ -113,18 +124,18 @@ def evaluate(
     judge = Judge(positives.query[kept], item[kept], codes_of(user_of_query), len(identifiers), tuple(sorted(set(ks))))
 
     vectors = model.candidate_embeddings(catalogue, tables=tables)
-    queries = model.query_embeddings(positives.dataset())
-    highest = _longest(queries) * _longest(vectors)  # no |q . c| is above |q| |c|
-    if not highest < np.finfo(np.float32).max:  # nor is NaN below anything
-        raise DataError(
-            "the model's vectors are not finite, or so long that their products are not: its training diverged; lower the"
-            " learning rate and train again"
-        )
+    asked = positives.dataset()
+    queries = model.query_embeddings(asked)
+    _check_scores(queries, vectors)
     new_item, new_user = ~_seen(schema, sides.item_id, items), np.zeros(len(item), bool)
     if user_id is not None and users is not None and user_id.kind == "categorical":
         new_user = ~_seen(schema, user_id, users)
     cold = (new_item | new_user)[kept]
-    judged = judge(nearest(queries, vectors, judge.depth, excluded), {"warm": ~cold, "cold": cold})
+    depth = model.ranker.num_retrieved if rerank else judge.depth
+    ranking = nearest(queries, vectors, depth, excluded)
+    if rerank:
+        ranking = _reranked(model, ranking, model.query_inputs(asked), queries, vectors)
+    judged = judge(ranking, {"warm": ~cold, "cold": cold})
     popularity: Mapping[str, float] = {}
     counts = _item_counts(schema, sides.item_id, identifiers)
     if counts is not None:
@@ -133,6 +144,7 @@ def evaluate(
         "interactions": len(item),
         "queries": judge.asked,
         "candidates": len(identifiers),
+        "ranked by": f"{model.ranker.name}, of the retrieval's first {depth}" if rerank else "retrieval",
         "excluded": "nothing" if exclude is None else open_source(exclude).name,
         "positives dropped (in exclude)": int((~kept & ~refused).sum()),
         "positives that are no candidate (missed)": int((item[kept] < 0).sum()),
@@ -144,6 +156,43 @@ def evaluate(
     if told:
         protocol[f"no positives, by {' and '.join(told)}"] = int(refused.sum())
     return Report(judged.whole, popularity, protocol, judged.parts.get("warm", {}), judged.parts.get("cold", {}))
+
+
+def _check_cutoffs(ks: Sequence[int]) -> None:
+    if isinstance(ks, int) or not ks or not all(isinstance(k, int) and k >= 1 for k in ks):
+        raise ConfigError(f"ks is {ks!r}; expected a list of integers of at least 1")
+
+
+def _check_scores(queries: Array, vectors: Array) -> None:
+    """Raise `DataError` where a score would not be finite."""
+    highest = _longest(queries) * _longest(vectors)  # no |q . c| is above |q| |c|
+    if not highest < np.finfo(np.float32).max:  # nor is NaN below anything
+        raise DataError(
+            "the model's vectors are not finite, or so long that their products are not: its training diverged; lower the"
+            " learning rate and train again"
+        )
+
+
+def _check_ranker(model: TwoTowers, ks: Sequence[int]) -> None:
+    if model.ranker is None:
+        raise ConfigError("rerank=True, but the model has no ranker: add LightRanker() to its prediction_tasks")
+    if max(ks) > model.ranker.num_retrieved:
+        raise ConfigError(
+            f"the cut-off {max(ks)} is beyond the {model.ranker.num_retrieved} items that {type(model.ranker).__name__} ranks;"
+            " leave it out, or set a higher num_retrieved"
+        )
+
+
+def _reranked(
+    model: TwoTowers, ranking: Iterable[Firsts], inputs: Array, queries: Array, vectors: Array
+) -> Iterator[Firsts]:
+    """Return the first candidates of all queries as a bundle gives them, by the ranker's scores."""
+
+    def score(rows: slice, candidates: Ints) -> Array:
+        found: Array = model.ranker.scores(inputs[rows], queries[rows], vectors[candidates]).numpy()
+        return found
+
+    return reranked(ranking, score)
 
 
 def _excluded(
@@ -182,7 +231,7 @@ def _excluded(
 
 def _longest(vectors: Array) -> float:
     """Return the length of the longest vector, NaN or infinite where one is not finite."""
-    return float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max()))
+    return float(np.sqrt(np.einsum("...j,...j->...", vectors, vectors, dtype=np.float64).max()))
 
 
 def _seen(schema: Schema, feature: Feature, ids: pa.Array) -> npt.NDArray[np.bool_]:

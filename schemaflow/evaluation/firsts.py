@@ -3,7 +3,7 @@
 They are all that the metrics of a report look at: ranks beyond the largest cut-off count for nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,17 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from schemaflow.data.encode import Array
+from schemaflow.interests import scores_of, vectors_each
 from schemaflow.metrics import Floats, Ints
 from schemaflow.ranking import COLUMNS, ROWS
 
-__all__ = ["Excluded", "Firsts", "among", "nearest", "popular"]
+__all__ = ["Excluded", "Firsts", "among", "nearest", "popular", "reranked"]
 
 GROUP = 40
 """Scores of which the highest is compared with the bar, before they are one by one."""
+
+PAIRS = 256
+"""Queries whose first candidates are scored anew at a time."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def nearest(queries: Floats, candidates: Floats, count: int, excluded: Excluded)
     go by: of a million candidates some hundreds come above it.
 
     Args:
-        queries: [q, dim] float32.
+        queries: [q, dim] float32; or [q, K, dim], where a score is the highest of a query's vectors.
         candidates: [n, dim] float32, n >= 1, so that every score is finite.
         count: How many to find of each query, k; fewer where there are fewer candidates.
         excluded: What is not ranked for whom.
@@ -81,18 +85,19 @@ def nearest(queries: Floats, candidates: Floats, count: int, excluded: Excluded)
     n = len(candidates)
     count = min(count, n)
     width = min(n, max(COLUMNS, 4 * count))
-    rows = max(1, ROWS * COLUMNS // max(width, COLUMNS))
+    each, dim = vectors_each(queries), queries.shape[-1]
+    rows = max(1, ROWS * COLUMNS // (max(width, COLUMNS) * each))
     vectors = tf.constant(candidates, tf.float32)  # [n, dim]
     for start in range(0, len(queries), rows):
-        part = tf.constant(queries[start : start + rows], tf.float32)  # [b, dim]
+        part = tf.constant(queries[start : start + rows], tf.float32)  # [b, dim] or [b, K, dim]
         row, column = excluded.of(start, start + len(part))
         out = np.stack([row, column], axis=1)[column < width]  # [e, 2]
-        first = tf.matmul(part, vectors[:width], transpose_b=True)  # [b, width]
+        first = scores_of(part, vectors[:width])  # [b, width]
         first = tf.tensor_scatter_nd_update(first, out, tf.fill([len(out)], float("-inf")))
         scores, places = tf.math.top_k(first, count)  # [b, count]
         end = tf.constant(width)
         while end < n:
-            end, cells, above = _above(part, vectors, tf.constant(width), scores, end)
+            end, cells, above = _above(tf.reshape(part, [-1, dim]), each, vectors, tf.constant(width), scores, end)
             scores, places = _merged(scores, places, *_without(cells.numpy(), above.numpy(), row * n + column, n))
         yield Firsts(scores.numpy(), np.where(scores > -np.inf, places, -1))
 
@@ -133,6 +138,29 @@ def popular(counts: Ints, queries: int, count: int, excluded: Excluded) -> Itera
         yield Firsts(np.where(candidates < 0, -np.inf, counts[candidates]), candidates)
 
 
+def reranked(ranking: Iterable[Firsts], score: Callable[[slice, Ints], Floats]) -> Iterator[Firsts]:
+    """Yield the same first candidates in another order, that of scores of their own.
+
+    Args:
+        ranking: The first candidates of all queries, some queries after the others.
+        score: Gives for the queries of a slice and candidates [b, k] their scores, [b, k].
+
+    Example:
+        >>> found = [Firsts(np.array([[3.0, 2.0, -np.inf]]), np.array([[7, 4, -1]]))]
+        >>> next(reranked(found, lambda rows, candidates: -candidates)).candidates.tolist()
+        [[4, 7, -1]]
+    """
+    start = 0
+    for firsts in ranking:
+        for first in range(0, len(firsts.candidates), PAIRS):
+            candidates = firsts.candidates[first : first + PAIRS]
+            rows = slice(start + first, start + first + len(candidates))
+            scores = np.where(candidates < 0, -np.inf, score(rows, np.maximum(candidates, 0)))
+            order = np.argsort(-scores, axis=1, kind="stable")
+            yield Firsts(np.take_along_axis(scores, order, axis=1), np.take_along_axis(candidates, order, axis=1))
+        start += len(firsts.candidates)
+
+
 def _nth(row: Ints, rows: int) -> Ints:
     """Number the cells of each row from 0, [n] int, for rows that rise."""
     sizes = np.bincount(row, minlength=rows)
@@ -141,12 +169,13 @@ def _nth(row: Ints, rows: int) -> Ints:
 
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
 def _above(
-    queries: tf.Tensor, candidates: tf.Tensor, width: tf.Tensor, firsts: tf.Tensor, start: tf.Tensor
+    queries: tf.Tensor, each: int, candidates: tf.Tensor, width: tf.Tensor, firsts: tf.Tensor, start: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Go through tiles until there are as many cells above the bar as first ones so far.
 
     Args:
-        queries: [b, dim].
+        queries: [b each, dim]: the vectors of one query after those of another.
+        each: How many vectors a query has.
         candidates: [n, dim].
         width: Columns of a tile, at most n.
         firsts: The highest scores so far, falling, [b, k]; the last is the bar.
@@ -156,13 +185,15 @@ def _above(
         The candidate after the last, and of the cells above the bar (row, column), [found, 2] int32, and score, [found].
     """
     n, bar, limit = tf.shape(candidates)[0], firsts[:, -1], tf.size(firsts)
+    if each > 1:  # a graph whose shapes are relaxed is to know of two axes or three
+        queries = tf.reshape(queries, [-1, each, tf.shape(queries)[1]])
 
     def visit(
         at: tf.Tensor, held: tf.Tensor, cells: tf.TensorArray, scores: tf.TensorArray
     ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray, tf.TensorArray]:
         # the last tile is of the others' shape, so that copies are scored alike: it begins with what was looked at
         first = tf.minimum(at, n - width)
-        tile = tf.matmul(queries, candidates[first : first + width], transpose_b=True)[:, at - first :]
+        tile = scores_of(queries, candidates[first : first + width])[:, at - first :]
         here, above = _cells_above(tile, bar)
         number = (at - start) // width
         return (

@@ -17,7 +17,8 @@ class Report(Mapping[str, float]):
         popularity: Of the same protocol with each item's number of interactions as its score; empty where the schema
             holds no item counts.
         protocol: What was ranked for whom, and what was left out.
-        warm: Of the positives whose user and item were seen in training; empty where there are none.
+        warm: Of the positives whose user and item were seen in training; empty where there are none. An id that is hashed
+            into the row of one that was seen counts as seen.
         cold: Of those whose user or item was not.
     """
 

@@ -1,6 +1,7 @@
 """The recommender read back from a bundle: raw query features in, item ids and scores out."""
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from schemaflow.data.join import as_side_table, read_ids, read_raw, refuse_repeated
+from schemaflow.data.join import as_side_table, read_ids, read_raw, refuse_repeated, stacked
 from schemaflow.errors import BundleError, ConfigError, DataError, SchemaFlowError
 from schemaflow.export.bundle import ITEMS, MANIFEST, MODEL, REPORT, SCHEMA, read_manifest, writing
 from schemaflow.export.requests import checked_ids, checked_number, features_of, lists_of_ids, padded
-from schemaflow.export.served import Embeddings, Served
+from schemaflow.export.served import Embeddings, SecondStage, Served
 from schemaflow.features.filters import Filters, conditions
 from schemaflow.features.raw import raw_tensor
 from schemaflow.index import Index
@@ -26,12 +27,16 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 from schemaflow.schema.sources import Piece, Source, TableLike
+from schemaflow.tasks import Ranker
 from schemaflow.towers import Tower
 
 __all__ = ["Recommendations", "Recommender", "Reported", "export"]
 
 EMBED_ROWS = 4096
 """Items that become vectors at a time."""
+
+GAP = 0.5
+"""Seconds that a bundle may be missing, as between the two renames by which another takes its place."""
 
 
 class Reported(Protocol):
@@ -66,6 +71,8 @@ class Recommender:
         item_id: The feature that tells items apart.
         items: Their raw columns, in the index's order.
         k: How many come back where a request does not say.
+        num_retrieved: How many items the index fetches for the ranker to rank, or as many as are asked for where that is
+            more; None where the bundle has no ranker.
 
     Example:
         >>> import tempfile
@@ -94,6 +101,7 @@ class Recommender:
         self.filters: tuple[Feature, ...] = tuple(schema[it] for it in manifest["filters"])
         self.item_id: Feature = schema[manifest["item_id"]]
         self.k: int = manifest["k"]
+        self.num_retrieved: int | None = manifest.get("num_retrieved")
         self._item_features = tuple(schema[it] for it in manifest["item_features"])
         self._model = model  # the loaded object owns the tables that its signatures use
         self._ids = model.signatures["similar_items"].structured_input_signature[1]["identifiers"].dtype
@@ -109,7 +117,7 @@ class Recommender:
         """
         folder = Path(path)
         while True:  # a newer bundle may come in its place while it is read
-            before = _stamp(folder)
+            before = _stamp_soon(folder)
             try:
                 made = cls._read(folder)
             except (SchemaFlowError, OSError):
@@ -146,7 +154,7 @@ class Recommender:
         where: Mapping[str, Any] | None = None,
         nprobe: int | None = None,
     ) -> Recommendations:
-        """Return the best items for each row.
+        """Return the best items for each row; by the ranker, among those that the index fetches, where the bundle has one.
 
         Args:
             features: Raw query features by name, one value (or list of values) a row; None where one is missing.
@@ -165,7 +173,10 @@ class Recommender:
         wanted = checked_number("k", self.k if k is None else k)
         tensors = features_of(self.schema, self.features, features)
         rows = len(next(iter(tensors.values())))
-        excluded = padded([it or [] for it in lists_of_ids("exclude", exclude, rows, self._ids)], self._ids)
+        unwanted = lists_of_ids("exclude", exclude, rows, self._ids)
+        if all(it is unwanted[0] for it in unwanted):
+            unwanted = unwanted[:1]  # the signature takes one list for all rows
+        excluded = padded([it or [] for it in unwanted], self._ids)
         allowed, given = lists_of_ids("allow", allow, rows, self._ids), conditions(self.filters, where)
         if self._has_lists:
             given["nprobe"] = tf.constant(0) if nprobe is None else checked_number("nprobe", nprobe)
@@ -179,7 +190,7 @@ class Recommender:
                 continue
             chosen = tensors | {"exclude": excluded}
             if len(at) < rows:
-                chosen = {name: tf.gather(it, at) for name, it in chosen.items()}
+                chosen = {name: it if len(it) == 1 else tf.gather(it, at) for name, it in chosen.items()}
             lists = padded([allowed[row] or [] for row in at], self._ids, least=int(some))
             answer = self._ask("recommend", **chosen, k=wanted, allow=lists, **given)
             for row, identifiers, scores in zip(at, answer.identifiers, answer.scores, strict=True):
@@ -216,7 +227,7 @@ class Recommender:
         return [None if it is None else rows.pop(0) for it in positions]
 
     def query_embeddings(self, features: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-        """Return the vectors of queries, [rows, dim] float32; the features are those of `recommend`."""
+        """Return the vectors of queries, [rows, dim] float32, or [rows, K, dim]; the features are those of `recommend`."""
         tensors = features_of(self.schema, self.features, features)
         vectors: np.ndarray[Any, Any] = self.call("query_embedding", **tensors)["embedding"].numpy()
         return vectors
@@ -262,15 +273,16 @@ class Recommender:
                 " leave out what is there, or export the model again"
             )
         more = read_raw(source, self.schema, (*self._item_features, *self.filters))
-        try:
-            both = pa.concat_tables([self.items, more], promote_options="permissive").combine_chunks()
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as reason:
-            raise DataError(f"{source.name}: its columns do not fit those of the bundle's items: {reason}") from None
+        both = stacked(
+            [self.items, more], f"{source.name}: its columns do not fit those of the bundle's items"
+        ).combine_chunks()
         index = keras.saving.deserialize_keras_object(self.manifest["index"])
         piece = Piece(both, f"{source.name}, after those of the bundle")
         index.index(self._embedded(piece), read_ids(both, self.item_id).to_numpy(zero_copy_only=False))
         filters = Filters(self.filters, piece)
-        served = Served(self._model.embeddings, index, filters, self.k, self.features, self._item_features)
+        stage = None if self.num_retrieved is None else self._model.stage
+        features = (self.features, self._item_features)
+        served = Served(self._model.embeddings, index, filters, self.k, *features, stage, self.num_retrieved)
         report = self.path / REPORT
         said = report.read_text(encoding="utf-8") if report.exists() else None
         return _write(target, self.manifest, self.schema, served, both, said)
@@ -334,6 +346,7 @@ def export(
     index: Index,
     items: pa.Table,
     report: Reported | None = None,
+    ranker: Ranker | None = None,
 ) -> Recommender:
     """Write a bundle and return the recommender loaded from it.
 
@@ -346,6 +359,7 @@ def export(
         index: Holds the items' vectors; without a query model.
         items: Their raw columns, in the index's order.
         report: What an evaluation said, to be kept with it.
+        ranker: Trained; it ranks what the index finds.
 
     Raises:
         BundleError: There is something else at `path`.
@@ -359,10 +373,13 @@ def export(
         "filters": [feature.name for feature in sides.filters],
         "item_id": sides.item_id.name,
         "k": index.k,
+        "num_retrieved": None if ranker is None else ranker.num_retrieved,
         "index": keras.saving.serialize_keras_object(index),
     }
     embeddings, filters = Embeddings.of(query_tower, item_tower), Filters(sides.filters, Piece(items, "the items"))
-    served = Served(embeddings, index, filters, index.k, query_tower.features, item_tower.features)
+    stage = None if ranker is None else SecondStage.of(query_tower, ranker)
+    features = (query_tower.features, item_tower.features)
+    served = Served(embeddings, index, filters, index.k, *features, stage, manifest["num_retrieved"])
     said = None if report is None else report.to_json()
     return _write(path, manifest, schema, served, items, said)
 
@@ -391,3 +408,11 @@ def _stamp(folder: Path) -> bytes | None:
         return (folder / MANIFEST).read_bytes()
     except OSError:
         return None
+
+
+def _stamp_soon(folder: Path) -> bytes | None:
+    """Return the stamp of the bundle that is there, or is so within `GAP` seconds."""
+    end = time.monotonic() + GAP
+    while (stamp := _stamp(folder)) is None and time.monotonic() < end:
+        time.sleep(GAP / 50)
+    return stamp

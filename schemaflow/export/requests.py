@@ -33,9 +33,14 @@ def features_of(schema: Schema, features: Sequence[Feature], given: Mapping[str,
     """Return raw features, all of the same number of rows.
 
     Raises:
-        ConfigError: One is missing, unknown, of another type or length than the rest, or beyond its range.
+        ConfigError: They are no dict, or one is missing, unknown, of another type or length than the rest, or beyond its
+            range.
     """
     names = [feature.name for feature in features]
+    if not hasattr(given, "keys"):
+        raise ConfigError(
+            f"the features are {type(given).__name__}; expected a dict with a list of values for each name"
+        )
     problems = [
         f'unknown feature "{name}"{suggest(name, names)} (expected {", ".join(names)})'
         for name in given
@@ -54,7 +59,7 @@ def features_of(schema: Schema, features: Sequence[Feature], given: Mapping[str,
 
 
 def lists_of_ids(argument: str, given: Any, rows: int, dtype: tf.DType) -> list[list[Any] | None]:
-    """Return a list of item ids for each row, or None for a row that has none.
+    """Return a list of item ids for each row, or None for a row that has none; one list for all rows stays one in memory.
 
     Args:
         argument: Its name, for messages.
@@ -78,6 +83,8 @@ def lists_of_ids(argument: str, given: Any, rows: int, dtype: tf.DType) -> list[
         )
     if wrong := [it for it in whole if isinstance(it, (str, bytes)) or not isinstance(it, (Iterable, type(None)))]:
         raise ConfigError(f"{argument} holds {wrong[0]!r} beside lists; give a list for each row, or ids alone")
+    if whole and all(it is whole[0] for it in whole):
+        return [None if whole[0] is None else checked_ids(argument, list(whole[0]), dtype)] * rows
     return [None if it is None else checked_ids(argument, list(it), dtype) for it in whole]
 
 
@@ -141,10 +148,10 @@ def _tensor(schema: Schema, feature: Feature, values: Any) -> tf.Tensor:
             return _vectors(schema, feature, rows)
         if wrong := [row for row in rows if isinstance(row, (str, bytes, Mapping))]:
             raise TypeError(f"{wrong[0]!r} is one value, not a list of them")
-        # what is missing in a list takes no part, as in training; a weight could not say whose it is then
-        whole = feature.weighted_by is not None or feature.kind == "weights"
+        # what is missing in a list takes no part, as in training; a weight, or an action, could not say whose it is then
+        whole = feature.paired_with is not None or feature.kind == "weights"
         if whole and any(it is None for row in rows for it in row or ()):
-            raise ValueError("a weighted list must be whole")
+            raise ValueError("a weighted or aligned list must be whole")
         lists = [[_value(schema, feature, it, missing, limit) for it in row or () if it is not None] for row in rows]
         width = max(map(len, lists), default=0)
         longest = feature.list.max_length if feature.list is not None else None

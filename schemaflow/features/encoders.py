@@ -10,9 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from schemaflow.features.histories import Histories, events_of
 from schemaflow.features.kinds import ENCODERS, CategoricalEncoder, Tensors, raw_shape
-from schemaflow.features.tables import EmbeddingOptions, initializer_of, table_specs
+from schemaflow.features.tables import EmbeddingOptions, TableSpec, initializer_of, table_specs
 from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.layers.history import UserHistoryEncoder
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable, Table
 from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema
@@ -20,23 +23,25 @@ from schemaflow.schema.schema import Schema
 __all__ = ["FeatureEncoder", "build_tables", "options_config", "options_from_config", "raw_signature"]
 
 
-def build_tables(schema: Schema, options: EmbeddingOptions) -> dict[str, EmbeddingTable]:
+def build_tables(schema: Schema, options: EmbeddingOptions) -> dict[str, Table]:
     """Return the embedding tables that a schema needs, by domain, each with a seed of its own."""
     tables = {
-        spec.domain: EmbeddingTable(
-            spec.rows,
-            spec.dim,
-            initializer=None if (wanted := initializer_of(options, spec)) is None else fresh_initializer(wanted, place),
-            padding=spec.padding,
-            name=f"{spec.domain}_table",
-            trainable=spec.trainable,
-        )
+        spec.domain: _table(spec, initializer_of(options, spec), place)
         for place, spec in enumerate(table_specs(schema, options).values())
     }
     for name, table in tables.items():
-        if (vectors := schema.vectors(name)) is not None:
+        if (vectors := schema.vectors(name)) is not None and isinstance(table, EmbeddingTable):
             table.embeddings.assign(_whole_table(vectors, schema.domains[name].reserved, table.rows))
     return tables
+
+
+def _table(spec: TableSpec, wanted: Any, place: int) -> Table:
+    initializer = None if wanted is None else fresh_initializer(wanted, place)
+    said: dict[str, Any] = {"initializer": initializer, "name": f"{spec.domain}_table", "trainable": spec.trainable}
+    if spec.compress is None:
+        return EmbeddingTable(spec.rows, spec.dim, padding=spec.padding, **said)
+    how = (spec.compress.remainders, spec.compress.operation, spec.reserved)
+    return QuotientRemainderTable(spec.rows, spec.dim, *how, **said)
 
 
 def _whole_table(vectors: Any, reserved: int, rows: int) -> Any:
@@ -73,21 +78,23 @@ def raw_signature(features: Sequence[Feature]) -> dict[str, tf.TensorSpec]:
 
 
 class FeatureEncoder(keras.layers.Layer):
-    """Features side by side as one vector: `[e_1(x_1), …, e_n(x_n)]`.
+    """Features side by side as one vector, `[e_1(x_1), …, e_n(x_n)]`; or as several, where histories give several.
 
     Args:
         schema: Knows the features' vocabularies and statistics.
         features: The features, in the order of their vectors.
         tables: Embedding tables by domain; those of other encoders may be the same.
         options: For combiners and l2.
+        history: What encodes sequences, with all that is aligned with them; their combiners do if None.
     """
 
     def __init__(
         self,
         schema: Schema,
         features: Sequence[Feature],
-        tables: Mapping[str, EmbeddingTable],
+        tables: Mapping[str, Table],
         options: EmbeddingOptions,
+        history: UserHistoryEncoder | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -98,7 +105,16 @@ class FeatureEncoder(keras.layers.Layer):
             else ENCODERS[str(it.kind)](schema, it, name=it.name, dtype=self.dtype_policy)
             for it in features
         }
-        self.width = sum(encoder.width for encoder in self.encoders.values())
+        widths = {name: encoder.width for name, encoder in self.encoders.items()}
+        self._histories = None if history is None else Histories(history, features, widths)
+        self.interests = 1 if history is None else history.interests
+        self.mask_target = history is not None and history.mask_target
+        self.histories = {} if self._histories is None else self._histories.encoders  # where Keras finds them
+        for name, encoder in self.histories.items():
+            widths[name] = encoder.width * encoder.poolings
+        entering = widths.keys() - (self._histories.aligned if self._histories is not None else set())
+        self.width = sum(widths[name] for name in entering)
+        self.shape = (self.width,) if self.interests == 1 else (self.interests, self.width)  # of a row
         self.supports_jit = all(encoder.supports_jit for encoder in self.encoders.values())
         self.built = True
 
@@ -114,22 +130,43 @@ class FeatureEncoder(keras.layers.Layer):
         """Return the table rows of one categorical feature, [batch] int."""
         return self.encoders[name].encoded(inputs)
 
-    def call(self, inputs: Tensors) -> tf.Tensor:
-        """Return [batch, width] in the compute dtype.
+    def call(self, inputs: Tensors, chosen: Mapping[str, tf.Tensor] | None = None) -> tf.Tensor:
+        """Return [batch, width] in the compute dtype, or [batch, interests, width] where there are several interests.
 
         Args:
             inputs: The features, raw or encoded; more are left alone.
+            chosen: By table, each row's own item, [batch] int: it is taken out of the row's histories.
         """
         encoded = self.encoded(inputs)
         vectors = []
         for feature in self.features:
             values = encoded[encoded_name(feature.name)]
-            if feature.weighted_by is not None:
+            if feature.name in self.histories:
+                vectors.append(self._summary(feature, encoded, chosen or {}))
+            elif self._histories is not None and feature.name in self._histories.aligned:
+                continue
+            elif feature.weighted_by is not None:
                 weights = encoded[encoded_name(feature.weighted_by)]
                 vectors.append(self.encoders[feature.name](values, weights=_matched(feature, values, weights)))
             elif feature.kind != "weights":
                 vectors.append(self.encoders[feature.name](values))
+        if self.interests > 1:  # what is known beside the histories is the same for each interest
+            vectors = [
+                it if it.shape.rank == 3 else tf.repeat(it[:, tf.newaxis], self.interests, axis=1) for it in vectors
+            ]
         return tf.concat(vectors, axis=-1)
+
+    def _summary(self, feature: Feature, encoded: Tensors, chosen: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Return what a sequence's encoder makes of its events, [batch, (interests,) width]."""
+        assert self._histories is not None, "asked for sequences that have an encoder"
+        sides = self._histories.sides[feature.name]
+        padded = self.encoders[feature.name].table.padding
+        lists = events_of(feature, sides, encoded, padded, chosen.get(feature.table))
+        events = [
+            it.with_values(self.encoders[part.name](it.values))  # [batch, None, dim]
+            for part, it in zip((feature, *sides), lists, strict=True)
+        ]
+        return tf.cast(self.histories[feature.name](events), self.compute_dtype)
 
 
 def _matched(feature: Feature, values: tf.RaggedTensor, weights: tf.RaggedTensor) -> tf.RaggedTensor:

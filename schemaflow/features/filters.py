@@ -22,7 +22,7 @@ class Filters(tf.Module):
     """The columns that items are filtered by.
 
     Strings are compared by codes, numbers as int64 or as the floats of their dtype. An item without a value fulfils no
-    condition on it; of a list, one value that does is enough. Each column is an inverted index, so that a condition costs
+    condition on it, whatever `missing` puts in its place; of a list, one value that does is enough. Each column is an inverted index, so that a condition costs
     what it finds.
 
     Args:
@@ -73,7 +73,8 @@ class _Column(tf.Module):
             raise DataError(
                 f'{items.where}: the column "{feature.source}" of the filter "{feature.name}" is missing; add it'
             )
-        column = read_column(feature, items)
+        # what stands in for a missing value is for the model: nobody knows that the item has it
+        column = read_column(feature.model_copy(update={"missing": None}), items)
         splits = np.arange(len(items.table) + 1) if column.splits is None else column.splits
         rows = np.repeat(np.arange(len(items.table), dtype=np.int32), np.diff(splits))[~column.missing]  # of each value
         there = column.values.drop_null()

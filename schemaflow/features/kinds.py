@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from schemaflow.errors import ConfigError
 from schemaflow.features.tables import EmbeddingOptions, combiner_of, is_dropped
-from schemaflow.layers.embedding import EmbeddingTable
+from schemaflow.layers.quotient_remainder import Table
 from schemaflow.schema.columns import missing_value
 from schemaflow.schema.feature import DAY, MISSING, OUT_OF_VOCABULARY, Feature, encoded_name
 from schemaflow.schema.options import TextOptions
@@ -87,7 +87,9 @@ class _Numeric(_Encoder):
         missing = _is_missing(self.feature, filled)
         if self.feature.time is not None and self.statistics is not None:
             age = tf.constant(self.statistics.newest, tf.int64) - filled
-            values = tf.cast(age, tf.float64) / DAY[self.feature.time.unit]
+            # by a constant, a graph multiplies by its reciprocal: then an age that is an edge may fall beside it
+            day = tf.compat.v1.placeholder_with_default(tf.constant(DAY[self.feature.time.unit], tf.float64), [])
+            values = tf.cast(age, tf.float64) / day
         else:
             values = tf.cast(filled, tf.float64)
         fill = float("nan") if self.feature.stand_in is None else float(self.feature.stand_in)
@@ -100,7 +102,7 @@ class CategoricalEncoder(_Numeric):
     """A raw value to its row, and the row to its vector."""
 
     def __init__(
-        self, schema: Schema, feature: Feature, table: EmbeddingTable, options: EmbeddingOptions, **kwargs: Any
+        self, schema: Schema, feature: Feature, table: Table, options: EmbeddingOptions, **kwargs: Any
     ) -> None:
         super().__init__(schema, feature, table.dim, **kwargs)
         self.table = table
@@ -186,7 +188,10 @@ class CategoricalEncoder(_Numeric):
         vectors = self.table(rows, combiner=self.combiner, weights=weights, jit=self.supports_jit)  # [batch, dim]
         if self.l2:
             squares = tf.reduce_sum(tf.square(tf.cast(vectors, tf.float32)), axis=-1)  # [batch]
-            self.add_loss(self.l2 * tf.reduce_mean(squares))
+            # of the events of a batch's histories there may be none
+            self.add_loss(
+                self.l2 * tf.math.divide_no_nan(tf.reduce_sum(squares), tf.cast(tf.size(squares), tf.float32))
+            )
         return tf.cast(vectors, self.compute_dtype)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from schemaflow.errors import ConfigError, SchemaError, suggest
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import Feature
-from schemaflow.schema.options import COMBINERS
+from schemaflow.schema.options import COMBINERS, Compress
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.tags import Tags
 
@@ -107,6 +107,8 @@ class TableSpec:
         padding: Row 0 is padding.
         initializer: The name of the Keras initializer that the schema asks for.
         trainable: Whether training changes it.
+        compress: How it keeps fewer rows than it has.
+        reserved: How many rows at its head hold no value.
     """
 
     domain: str
@@ -116,11 +118,21 @@ class TableSpec:
     padding: bool
     initializer: str | None = None
     trainable: bool = True
+    compress: Compress | None = None
+    reserved: int = 0
+
+    @property
+    def kept(self) -> int:
+        """The rows that are kept: all, or of a compressed table one for each remainder, quotient and reserved row."""
+        if self.compress is None:
+            return self.rows
+        quotients = -(-(self.rows - self.reserved) // self.compress.remainders)
+        return self.reserved + self.compress.remainders + quotients
 
     @property
     def parameters(self) -> int:
-        """Rows x dim."""
-        return self.rows * self.dim
+        """Rows kept x dim."""
+        return self.kept * self.dim
 
 
 def inferred_dim(rows: int, multiplier: float = 2.0, multiple_of_8: bool = False) -> int:
@@ -175,8 +187,14 @@ def table_specs(schema: Schema, options: EmbeddingOptions = EmbeddingOptions()) 
         trainable = _said(domain, "trainable")
         names = tuple(feature.name for feature in domain.features)
         specs[name] = TableSpec(
-            name, names, rows, dim, domain.reserved > 0, initializer, True if trainable is None else trainable
-        )
+            name, names, rows, dim, domain.reserved > 0, initializer, True if trainable is None else trainable,
+            domain.compress, domain.reserved,
+        )  # fmt: skip
+        if domain.compress is not None and specs[name].kept >= rows:
+            problems.append(
+                f'feature "{names[0]}" has a table of {rows} rows, of which {domain.compress.remainders} remainders keep'
+                f" {specs[name].kept}; lower them to about an eighth of the values, or do not compress it"
+            )
     if problems:
         raise SchemaError(*problems)
     return specs
@@ -223,6 +241,8 @@ def combiner_of(feature: Feature, options: EmbeddingOptions) -> str:
 def describe_tables(specs: Iterable[TableSpec]) -> str:
     """Return the tables as aligned text: feature, rows, dim, domain, parameters, and their sum.
 
+    Of a compressed table "1,685 in 212" are the rows that it has, and those that it keeps.
+
     Example:
         >>> print(describe_tables([TableSpec("movie", ("movie_id", "history"), 1685, 64, True)]))
         feature             rows  dim  domain  parameters
@@ -231,7 +251,7 @@ def describe_tables(specs: Iterable[TableSpec]) -> str:
     """
     listed = list(specs)
     lines = [("feature", "rows", "dim", "domain", "parameters")]
-    lines += [(", ".join(it.features), f"{it.rows:,}", f"{it.dim:,}", it.domain, f"{it.parameters:,}") for it in listed]
+    lines += [(", ".join(it.features), _shown(it), f"{it.dim:,}", it.domain, f"{it.parameters:,}") for it in listed]
     lines.append(("total", "", "", "", f"{sum(it.parameters for it in listed):,}"))
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     to_left = (0, 3)
@@ -243,6 +263,10 @@ def describe_tables(specs: Iterable[TableSpec]) -> str:
         for line in lines
     )
     return "\n".join(rows)
+
+
+def _shown(spec: TableSpec) -> str:
+    return f"{spec.rows:,}" if spec.compress is None else f"{spec.rows:,} in {spec.kept:,}"
 
 
 def _by_feature(initializers: Any) -> bool:

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.index.directions import lengths
 from schemaflow.index.identifiers import Identifiers, ids_of, padding_identifier
+from schemaflow.interests import vectors_each
 
 __all__ = ["Index"]
 
@@ -25,6 +27,7 @@ NONE = float("-inf")
 class Index(keras.layers.Layer):
     """The candidates nearest to a query, `score = q . c`, by the protocol of TensorFlow Recommenders.
 
+    A query may have K vectors, `score = max_k q_k . c`: each is searched for, and what several of them find is found once.
     A subclass finds the nearest; which may come back is decided here, alike for all.
 
     Args:
@@ -97,7 +100,7 @@ class Index(keras.layers.Layer):
         else:
             self._identifiers = Identifiers(ids)
         self.candidates = assign(self.candidates, vectors, [None, None], "candidates")
-        self.lengths = assign(self.lengths, tf.norm(vectors, axis=1), [None], "lengths")
+        self.lengths = assign(self.lengths, lengths(vectors), [None], "lengths")
         self._arrange(vectors, saved)
         return self
 
@@ -118,7 +121,8 @@ class Index(keras.layers.Layer):
         """Return (scores, identifiers) of the k best, best first, each [batch, min(k, n)].
 
         Args:
-            queries: Vectors [batch, dim], or what the query model takes: a dict of features, or one bare tensor.
+            queries: Vectors [batch, dim] or [batch, K, dim], or what the query model takes: a dict of features, or one bare
+                tensor.
             k: In place of the index's own.
             nprobe: How many lists to look in, in place of the index's own; an index without lists refuses it.
         """
@@ -134,7 +138,8 @@ class Index(keras.layers.Layer):
 
         Args:
             queries: As in `call`.
-            exclusions: Identifiers [batch, e]; those that are no candidate's (such as padding) exclude nothing.
+            exclusions: Identifiers [batch, e], or [1, e] for all rows; those that are no candidate's (such as padding)
+                exclude nothing.
             k: In place of the index's own.
         """
         return self.search(queries, k, exclude=exclusions)
@@ -153,7 +158,7 @@ class Index(keras.layers.Layer):
         Args:
             queries: As in `call`.
             k: In place of the index's own.
-            exclude: Identifiers [batch, e] that must not come back.
+            exclude: Identifiers [batch, e], or [1, e] for all rows, that must not come back.
             allow: Identifiers [batch, a]: no other comes back. All are scored, whatever the index.
             eligible: Which candidates may come back at all, [n] bool.
             nprobe: As in `call`.
@@ -177,9 +182,9 @@ class Index(keras.layers.Layer):
         """Return (scores [batch, min(k, n)] float32, positions int32) of the best; -inf and -1 where there are no more.
 
         Args:
-            vectors: [batch, dim] float32.
+            vectors: [batch, dim] float32; or [batch, K, dim], where a score is the highest of a query's vectors.
             k: How many.
-            exclude: Positions [batch, e] int32, -1 for none.
+            exclude: Positions [batch, e] int32, or [1, e] for all rows, -1 for none.
             allow: Positions [batch, a] int32, -1 for none.
             eligible: [n] bool.
             by_angle: Whether scores are divided by the candidates' lengths.
@@ -192,11 +197,16 @@ class Index(keras.layers.Layer):
         for name, number in (("k", k), ("nprobe", nprobe)):
             if number is not None and not tf.is_tensor(number):
                 check_count(name, number)
-        for name, rows in (("exclude", exclude), ("allow", allow)):
-            if rows is not None and (rows.shape.rank != 2 or rows.shape[0] not in (None, vectors.shape[0], 0)):
+        for name, rows, shared in (("exclude", exclude, 1), ("allow", allow, 0)):
+            if rows is not None and (rows.shape.rank != 2 or rows.shape[0] not in (None, vectors.shape[0], 0, shared)):
                 raise ConfigError(
                     f"{name} has the shape {tuple(rows.shape)}; expected [{vectors.shape[0]}, any], ids for each row"
                 )
+        if vectors.shape.rank == 3:
+            each = vectors_each(vectors)
+            flat = tf.reshape(vectors, [-1, tf.shape(vectors)[2]])  # [batch K, dim]
+            exclude, allow = (None if it is None else tf.repeat(it, each, axis=0) for it in (exclude, allow))
+            return _merged(*self.nearest(flat, k, exclude, allow, eligible, by_angle, nprobe), each)
         count = tf.shape(self.candidates)[0]
         k = tf.cast(tf.minimum(tf.cast(k, tf.int64), tf.cast(count, tf.int64)), tf.int32)
         scale = tf.math.reciprocal_no_nan(tf.convert_to_tensor(self.lengths)) if by_angle else None
@@ -218,12 +228,12 @@ class Index(keras.layers.Layer):
         return best, tf.where(best == NONE, -1, tf.gather(positions, place, batch_dims=1))
 
     def vectors_of(self, queries: Any) -> tf.Tensor:
-        """Return queries as vectors, [batch, dim] float32."""
+        """Return queries as vectors, [batch, dim] or [batch, K, dim] float32."""
         if self.candidates is None:
             raise ConfigError("the index holds no candidates yet; call index(candidates, identifiers) first")
         if not isinstance(queries, Mapping):
             queries = tf.convert_to_tensor(queries)
-        if isinstance(queries, Mapping) or not (queries.dtype.is_floating and queries.shape.rank == 2):
+        if isinstance(queries, Mapping) or not (queries.dtype.is_floating and queries.shape.rank in (2, 3)):
             if self.query_model is None:
                 raise ConfigError(
                     "the queries are no vectors [batch, dim], and the index has no query_model to make them; pass vectors"
@@ -279,7 +289,7 @@ class Index(keras.layers.Layer):
         Args:
             vectors: [batch, dim] float32.
             k: How many, int32, 1 <= k <= n.
-            exclude: Positions [batch, e] int32, -1 for none; for an index that `excludes`.
+            exclude: Positions [batch, e] int32, or [1, e] for all rows, -1 for none; for an index that `excludes`.
             eligible: [n] bool; what is not comes back with the score -inf, or not at all.
             scale: What each candidate's score is multiplied by, [n] float32: one over its length.
             nprobe: How many lists to look in, for an index that `has_lists`; its own number if None.
@@ -357,6 +367,28 @@ def assign(variable: Any, value: tf.Tensor, shape: list[None], name: str) -> Any
     return variable
 
 
+def _merged(scores: tf.Tensor, positions: tf.Tensor, each: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return (scores, positions) of the k best of each query's vectors together, [batch, k] both.
+
+    These are the k best by the highest score: what is among them is among the k best of the vector that it is nearest to,
+    since whatever comes before it there comes before it here.
+
+    Args:
+        scores: [batch each, k], the vectors of one query after those of another; -inf where there are no more.
+        positions: Of the same, -1 where there are no more.
+        each: How many vectors a query has.
+    """
+    k = tf.shape(scores)[1]
+    scores, positions = (tf.reshape(it, [-1, each * k]) for it in (scores, positions))
+    scores, place = tf.math.top_k(scores, each * k)
+    positions = tf.gather(positions, place, batch_dims=1)
+    order = tf.argsort(positions, axis=1, stable=True)  # each candidate's highest score first
+    scores, positions = (tf.gather(it, order, batch_dims=1) for it in (scores, positions))
+    again = tf.pad(positions[:, 1:] == positions[:, :-1], [[0, 0], [1, 0]])
+    best, place = tf.math.top_k(tf.where(again, NONE, scores), k)  # of equal scores the first candidate, as ever
+    return best, tf.where(best == NONE, -1, tf.gather(positions, place, batch_dims=1))
+
+
 def _distinct(positions: tf.Tensor) -> tf.Tensor:
     """Return positions [batch, a] with -1 where one stands for another time in its row, in any order."""
     ordered = tf.sort(positions, axis=1)
@@ -365,7 +397,9 @@ def _distinct(positions: tf.Tensor) -> tf.Tensor:
 
 
 def _among(excluded: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-    """Return whether each position [batch, m] stands among those of its row, [batch, e]: [batch, m] bool."""
-    ordered = tf.sort(tf.pad(excluded, [[0, 0], [0, 1]], constant_values=-1), axis=1)  # [batch, 1 + e], never empty
-    place = tf.minimum(tf.searchsorted(ordered, positions), tf.shape(ordered)[1] - 1)
-    return tf.gather(ordered, place, batch_dims=1) == positions
+    """Return whether each position [batch, m] stands among those of its row, [batch, e], or of all, [1, e]: [batch, m] bool."""
+    ordered = tf.sort(tf.pad(excluded, [[0, 0], [0, 1]], constant_values=-1), axis=1)  # [lists, 1 + e], never empty
+    lists, (rows, width) = tf.shape(ordered)[0], tf.unstack(tf.shape(positions))
+    asked = tf.reshape(positions, [lists, tf.where(lists == rows, width, rows * width)])
+    place = tf.minimum(tf.searchsorted(ordered, asked), tf.shape(ordered)[1] - 1)
+    return tf.reshape(tf.gather(ordered, place, batch_dims=1) == asked, tf.shape(positions))

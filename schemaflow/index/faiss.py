@@ -123,7 +123,7 @@ class Faiss(Index):
             left = np.full(len(rows), may.sum())
         else:  # a selector is for all rows of a call
             found, left = [], np.empty(len(rows), np.int64)
-            for row, out in enumerate(np.asarray(exclude)):
+            for row, out in enumerate(np.broadcast_to(exclude, (len(rows), exclude.shape[1]))):
                 own = may.copy()
                 own[out[out >= 0]] = False
                 left[row] = own.sum()

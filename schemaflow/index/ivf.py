@@ -91,7 +91,7 @@ class IVF(Index):
             bounds = np.searchsorted(of[order], np.arange(lists + 1)).astype(np.int32)
         else:
             centres, order, bounds = (tf.constant(saved[name]) for name in ("centres", "order", "bounds"))
-        lengths = tf.gather(tf.norm(vectors, axis=1), order)
+        lengths = tf.gather(self.lengths, order)
         of = tf.repeat(tf.range(len(bounds) - 1), bounds[1:] - bounds[:-1])
         self.centres = assign(self.centres, centres, [None, None], "centres")
         self.reach = assign(self.reach, tf.math.unsorted_segment_max(lengths, of, len(bounds) - 1), [None], "reach")

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from schemaflow.index.directions import directions
+
 __all__ = ["assigned", "k_means"]
 
 ROUNDS = 10
@@ -35,7 +37,7 @@ def k_means(vectors: tf.Tensor, count: int, seed: int) -> tf.Tensor:
     """
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(vectors), min(len(vectors), SAMPLE * count), replace=False)
-    sample = tf.math.l2_normalize(tf.gather(vectors, chosen), axis=1)  # [s, dim]
+    sample = directions(tf.gather(vectors, chosen))  # [s, dim]
     centres = sample[:count]
     for _ in range(ROUNDS):
         lists = assigned(sample, centres)

@@ -1,15 +1,17 @@
 """An embedding table that several features may share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError, suggest
+from schemaflow.layers.lists import rows_of
 from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.registry import register
 
-__all__ = ["COMBINERS", "EmbeddingTable"]
+__all__ = ["COMBINERS", "EmbeddingTable", "looked_up"]
 
 COMBINERS = ("mean", "sum", "sqrtn", "max")
 """Ways to make one vector of the rows of a list: their sum divided by n, by 1, by sqrt(n); or the largest of each."""
@@ -103,41 +105,19 @@ class EmbeddingTable(keras.layers.Layer):
         Raises:
             ConfigError: There is no such combiner, or it takes no weights.
         """
-        if not isinstance(ids, tf.RaggedTensor) and len(ids.shape) == 1:
-            return tf.cast(tf.nn.embedding_lookup(self.embeddings.value, ids), self.compute_dtype)
-        if not isinstance(ids, tf.RaggedTensor):
-            ids = tf.RaggedTensor.from_tensor(ids)
-        return tf.cast(self._combine(ids, combiner, weights, jit), self.compute_dtype)
+        return tf.cast(looked_up(self.lookup, ids, combiner, weights, self.padding, jit), self.compute_dtype)
 
-    def _combine(self, ids: tf.RaggedTensor, combiner: str, weights: tf.RaggedTensor | None, jit: bool) -> tf.Tensor:
-        if combiner not in COMBINERS:
-            raise ConfigError(
-                f'unknown combiner "{combiner}"{suggest(combiner, COMBINERS)} (known: {", ".join(COMBINERS)})'
-            )
-        if combiner == "max" and weights is not None:
-            raise ConfigError("the combiner max takes no weights; use mean, sum or sqrtn")
-        values, row, rows = ids.values, _rows_of(ids), ids.nrows()  # [n], [n], scalar
-        share = None if weights is None else tf.cast(weights.values, self.embeddings.dtype)  # [n]
-        if self.padding and jit:
-            row = tf.where(tf.equal(values, 0), tf.constant(-1, row.dtype), row)  # sums leave negative rows out
-        elif self.padding:  # is left out here, among whole numbers: a pass over [n, dim] costs as much as the lookup
-            kept = tf.where(tf.not_equal(values, 0))[:, 0]  # [m]; n below is this m
-            values, row = tf.gather(values, kept), tf.gather(row, kept)
-            share = None if share is None else tf.gather(share, kept)
-        vectors = tf.nn.embedding_lookup(self.embeddings.value, values)  # [n, dim]
-        ones = tf.ones_like(values, vectors.dtype)  # [n]
-        if combiner == "max":
-            present = tf.math.unsorted_segment_sum(ones, row, rows)[:, tf.newaxis] > 0  # [batch, 1]
-            return tf.where(present, tf.math.unsorted_segment_max(vectors, row, rows), 0.0)
-        if share is None:
-            share = ones
-        else:
-            vectors = share[:, tf.newaxis] * vectors
-        total = _summed(vectors, row, rows, jit)  # [batch, dim]
-        if combiner == "sum":
-            return total
-        norm = tf.math.unsorted_segment_sum(share if combiner == "mean" else share**2, row, rows)[:, tf.newaxis]
-        return tf.math.divide_no_nan(total, norm if combiner == "mean" else tf.sqrt(norm))  # by [batch, 1]
+    def lookup(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return the rows of ids, [..., dim] in the table's dtype."""
+        return tf.nn.embedding_lookup(self.embeddings.value, ids)
+
+    def put(self, rows: Any, values: tf.Tensor) -> None:
+        """Give rows [n] values, [n, dim]."""
+        self.embeddings.value.scatter_update(tf.IndexedSlices(values, rows))
+
+    def parts(self) -> tuple["EmbeddingTable", ...]:
+        """Return the tables that keep its rows: itself."""
+        return (self,)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
@@ -149,11 +129,60 @@ class EmbeddingTable(keras.layers.Layer):
         }
 
 
-def _rows_of(lists: tf.RaggedTensor) -> tf.Tensor:
-    """Return the row that each value is in, [n]: `value_rowids` makes a matrix as wide as the longest list for it."""
-    ends = lists.row_splits[1:]  # [batch]
-    ended = tf.math.unsorted_segment_sum(tf.ones_like(ends), ends, tf.size(lists.values) + 1)  # [n + 1]
-    return tf.cumsum(ended[:-1])
+def looked_up(
+    lookup: Callable[[tf.Tensor], tf.Tensor],
+    ids: tf.Tensor | tf.RaggedTensor,
+    combiner: str,
+    weights: tf.RaggedTensor | None,
+    padding: bool,
+    jit: bool,
+) -> tf.Tensor:
+    """Return the vectors of ids [batch], or of lists of them, [batch, dim].
+
+    Args:
+        lookup: Gives the rows of ids, [n] -> [n, dim].
+        ids: As `EmbeddingTable.call` takes them.
+        combiner: One of `COMBINERS`.
+        weights: One for each id of ragged lists.
+        padding: Whether row 0 takes no part in lists.
+        jit: Keep to operations that XLA compiles.
+
+    Raises:
+        ConfigError: There is no such combiner, or it takes no weights.
+    """
+    if not isinstance(ids, tf.RaggedTensor) and len(ids.shape) == 1:
+        return lookup(ids)
+    if not isinstance(ids, tf.RaggedTensor):
+        ids = tf.RaggedTensor.from_tensor(ids)
+    if combiner not in COMBINERS:
+        raise ConfigError(
+            f'unknown combiner "{combiner}"{suggest(combiner, COMBINERS)} (known: {", ".join(COMBINERS)})'
+        )
+    if combiner == "max" and weights is not None:
+        raise ConfigError("the combiner max takes no weights; use mean, sum or sqrtn")
+    values, row, rows = ids.values, rows_of(ids), ids.nrows()  # [n], [n], scalar
+    share = None if weights is None else weights.values  # [n]
+    if padding and jit:
+        row = tf.where(tf.equal(values, 0), tf.constant(-1, row.dtype), row)  # sums leave negative rows out
+    elif padding:  # is left out here, among whole numbers: a pass over [n, dim] costs as much as the lookup
+        kept = tf.where(tf.not_equal(values, 0))[:, 0]  # [m]; n below is this m
+        values, row = tf.gather(values, kept), tf.gather(row, kept)
+        share = None if share is None else tf.gather(share, kept)
+    vectors = lookup(values)  # [n, dim]
+    ones = tf.ones_like(values, vectors.dtype)  # [n]
+    if combiner == "max":
+        present = tf.math.unsorted_segment_sum(ones, row, rows)[:, tf.newaxis] > 0  # [batch, 1]
+        return tf.where(present, tf.math.unsorted_segment_max(vectors, row, rows), 0.0)
+    if share is None:
+        share = ones
+    else:
+        share = tf.cast(share, vectors.dtype)
+        vectors = share[:, tf.newaxis] * vectors
+    total = _summed(vectors, row, rows, jit)  # [batch, dim]
+    if combiner == "sum":
+        return total
+    norm = tf.math.unsorted_segment_sum(share if combiner == "mean" else share**2, row, rows)[:, tf.newaxis]
+    return tf.math.divide_no_nan(total, norm if combiner == "mean" else tf.sqrt(norm))  # by [batch, 1]
 
 
 def _summed(vectors: tf.Tensor, row: tf.Tensor, rows: tf.Tensor, jit: bool) -> tf.Tensor:

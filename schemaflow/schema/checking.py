@@ -71,7 +71,7 @@ class _Gathered:
         counters: How often each value occurs, where that matters.
         faults: By feature and code, the first of them and how many.
         ids: Of a side table, in the order of its rows.
-        lengths: Of a side table: of each row, how many values a list or its weights have.
+        lengths: Of a side table: of each row, how many values a list has that is paired with another.
     """
 
     broken: set[str] = field(default_factory=set)
@@ -164,13 +164,11 @@ class _Inspection:
             source, numbers = self.numbers.get(feature.name, (None, None))
             if numbers is not None and source is table and "infinite" not in codes:
                 numbers.add(column)
-        weighing = {
-            name for feature in self.schema if feature.weighted_by for name in (feature.name, feature.weighted_by)
+        paired = {
+            name for feature in self.schema if feature.paired_with for name in (feature.name, feature.paired_with)
         }
         lengths = {
-            name: np.diff(splits)
-            for name in weighing
-            if name in columns and (splits := columns[name].splits) is not None
+            name: np.diff(splits) for name in paired if name in columns and (splits := columns[name].splits) is not None
         }
         for side in self.plan.tables:
             if table in side.joined_to or (table is self.events and side is not table):
@@ -256,7 +254,7 @@ class _Inspection:
     def _compare_lengths(
         self, table: Table, piece: Piece, columns: Mapping[str, Column], own: "Mapping[str, npt.NDArray[Any]]"
     ) -> None:
-        """Find the rows where a list has not as many values as weights, whichever tables they are joined from."""
+        """Find the rows where a list has not as many values as the one it is paired with, whichever tables they are joined from."""
         import numpy as np
         import pyarrow.compute as pc
 
@@ -272,22 +270,20 @@ class _Inspection:
             return None, table
 
         for feature in self.schema:
-            if feature.weighted_by is None:
+            if feature.paired_with is None:
                 continue
-            (values, its), (weights, theirs) = lengths_of(feature.name), lengths_of(feature.weighted_by)
-            if values is None or weights is None or (its is theirs is not table and its.catalogue):
+            (values, its), (others, theirs) = lengths_of(feature.name), lengths_of(feature.paired_with)
+            if values is None or others is None or (its is theirs is not table and its.catalogue):
                 continue  # the items to recommend were compared when they were read
-            wrong = (values != weights) & (values >= 0) & (weights >= 0)
+            wrong = (values != others) & (values >= 0) & (others >= 0)
             if wrong.any():
                 first = int(np.argmax(wrong))
                 row = piece.row(first)
                 reason = (
-                    f'feature "{feature.name}" has {values[first]} values and its weights "{feature.weighted_by}"'
-                    f" {weights[first]}; expected one for each"
+                    f'feature "{feature.name}" has {values[first]} values and {feature.pair}'
+                    f" {others[first]}; expected one for each"
                 )
-                unequal = Fault(
-                    "unequal-weights", f"{piece.where}, row {row}", row, reason, int(wrong.sum()), 0, "rows"
-                )
+                unequal = Fault("unequal-lists", f"{piece.where}, row {row}", row, reason, int(wrong.sum()), 0, "rows")
                 self.gathered[table].add_fault(feature, unequal)
 
     # -- what follows ---------------------------------------------------------------------------------------------

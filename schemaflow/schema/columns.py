@@ -144,10 +144,10 @@ def _read_lists(feature: Feature, array: Any, piece: Piece, coded: bool) -> Colu
     if values.null_count:
         row_of = np.repeat(np.arange(len(splits) - 1), np.diff(splits))  # of each value
         missing = values.is_null().to_numpy(zero_copy_only=False)
-        if feature.kind in ("vector", "weights") or feature.weighted_by is not None:
+        if feature.kind in ("vector", "weights") or feature.paired_with is not None:
             raise DataError(
                 f'{place_of(piece, int(row_of[np.argmax(missing)]))}: feature "{feature.name}" misses a value inside its list;'
-                f" {'a dense vector' if feature.kind == 'vector' else 'a weighted list'} must be whole: fill it in"
+                f" {'a dense vector' if feature.kind == 'vector' else 'a weighted or aligned list'} must be whole: fill it in"
             )
         splits = _ends(np.bincount(row_of[~missing], minlength=len(splits) - 1))
         values = values.drop_null()

@@ -52,7 +52,8 @@ def conflicts(
         else:
             continue
         problems.append((("tables", name), f'table "{name}" is joined by "{table.key}", which {why}'))
-    problems += [(("features", name), f'feature "{name}" {problem}') for name, problem in _of_weights(by_name, words)]
+    pairs = (*_of_weights(by_name, words), *_of_alignment(by_name, words))
+    problems += [(("features", name), f'feature "{name}" {problem}') for name, problem in pairs]
     domains, contradictions = domains_of(features)
     contradictions += [
         problem
@@ -109,6 +110,25 @@ def _of_weights(features: Mapping[str, Feature], words: list[str]) -> Iterator[t
             )
 
 
+def _of_alignment(features: Mapping[str, Feature], words: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield the features that do not fit the sequence they are aligned with, and why."""
+    for name, it in features.items():
+        if it.list is None or it.aligned_with is None:
+            continue
+        said, found = f'is aligned with "{it.aligned_with}", which', features.get(it.aligned_with)
+        if found is None:
+            yield name, f"{said} is not a feature here{suggest(it.aligned_with, words)}"
+        elif not found.is_history:
+            yield name, f"{said} is no sequence of events of its own; name a list that is tagged sequence"
+        elif not same_side(it, found):
+            yield name, f"{said} is on another side; tag them alike"
+        elif found.list is not None and found.list.max_length != it.list.max_length:
+            yield (
+                name,
+                f"has a max_length of {it.list.max_length} and {said} has {found.list.max_length}; give both the same",
+            )
+
+
 def unrelated(features: Iterable[Feature], wrong: Mapping[str, Any]) -> list[Feature]:
     """Return the features that have nothing to do with wrong ones, for whose mistakes they would be blamed.
 
@@ -126,7 +146,7 @@ def unrelated(features: Iterable[Feature], wrong: Mapping[str, Any]) -> list[Fea
 
 
 def _links(feature: Feature) -> set[str]:
-    return {feature.name, feature.table, feature.weighted_by or feature.name}
+    return {feature.name, feature.table, feature.paired_with or feature.name}
 
 
 def _words(value: Any) -> list[str]:

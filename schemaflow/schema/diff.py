@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from schemaflow.errors import SchemaError
 from schemaflow.schema.document import Document
 from schemaflow.schema.feature import Feature
-from schemaflow.schema.options import TextOptions
+from schemaflow.schema.options import Compress, TextOptions
 from schemaflow.schema.tags import OWN, SIDES, Tags, is_side
 
 if TYPE_CHECKING:
@@ -303,6 +303,7 @@ RULES: Mapping[str, _Rule] = {
     "list": _breaks("a row holds another number of values"),
     "list.max_length": _compatible("lists enter the model as before, up to that length"),
     "list.weights": _breaks("the values of a list are weighed otherwise"),
+    "list.aligned_with": _breaks("it says something of the events of another list"),
     "text": _silent,
     "text.standardize": _breaks("texts become other tokens"),
     "text.split": _breaks("texts become other tokens"),
@@ -314,6 +315,9 @@ RULES: Mapping[str, _Rule] = {
     "embedding.pretrained.file": _WITHIN_PRETRAINED,
     "embedding.pretrained.key": _WITHIN_PRETRAINED,
     "embedding.pretrained.vector": _WITHIN_PRETRAINED,
+    "embedding.compress": _by_table,
+    "embedding.compress.remainders": _by_table,
+    "embedding.compress.operation": _by_table,
     "embedding.trainable": _compatible("rows that were trained stay, and training goes on so"),
     "normalize": _breaks("its numbers mean something else"),
     "buckets": _by_table,
@@ -329,11 +333,13 @@ RULES: Mapping[str, _Rule] = {
 
 _SIDE_TABLE_KEYS = frozenset({"file", "key", "column"})
 
-_OF_KIND = frozenset({Tags.CATEGORICAL, Tags.CONTINUOUS, Tags.EMBEDDING, Tags.SEQUENCE, Tags.LIST, Tags.ID})
+_OF_KIND = frozenset({
+    Tags.CATEGORICAL, Tags.CONTINUOUS, Tags.EMBEDDING, Tags.SEQUENCE, Tags.LIST, Tags.ID, Tags.ACTION,
+})  # fmt: skip
 """Tags that say nothing of an input beyond its kind and its lists, which are compared themselves."""
 
 _OF_VALUES = frozenset({
-    *SIDES, *_OF_KIND, Tags.FILTER, Tags.TIME, Tags.POSITION, Tags.WEIGHT, Tags.EXPLICIT_NEGATIVE,
+    *SIDES, *_OF_KIND, Tags.FILTER, Tags.TIME, Tags.POSITION, Tags.WEIGHT, Tags.EXPLICIT_NEGATIVE, Tags.TEACHER,
     Tags.TARGET, Tags.REGRESSION, Tags.CLASSIFICATION, Tags.BINARY, Tags.MULTI_CLASS,
 })  # fmt: skip
 """Tags of features that are no input of a tower."""
@@ -416,6 +422,10 @@ def _of_table(old: "Schema", new: "Schema", before: "Domain", after: "Domain") -
             was, now = (", ".join(f"{edge:.6g}" for edge in it) for it in edges)
             yield "breaks", f"had buckets between the edges {was} and has {now}; {remedy}"
             return
+    if before.compress != after.compress:
+        was, now = ("not compressed" if it is None else _compressed(it) for it in (before.compress, after.compress))
+        yield "breaks", f"was {was} and is {now}: its rows are made of others; {remedy}"
+        return
     widths = _widths_said(old, before), _widths_said(new, after)
     if widths[0] != widths[1]:
         was, now = (" and ".join(map(str, it)) or "what the model's options say" for it in widths)
@@ -456,6 +466,10 @@ def _of_vocabulary(old: "pa.Array", new: "pa.Array", reserved: int) -> _Finding:
     row = next(row for row, place in enumerate(places.to_pylist()) if row != place)
     where = f"in row {places[row].as_py() + reserved}, was in row {row + reserved}"
     return "breaks", f"has {old[row].as_py()!r} {where}; {remedy}"
+
+
+def _compressed(compress: Compress) -> str:
+    return f"compressed by the {compress.operation} with {compress.remainders} remainders"
 
 
 def _widths_said(schema: "Schema", domain: "Domain") -> list[int]:

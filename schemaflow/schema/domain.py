@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from schemaflow.schema.feature import CALENDAR, OUT_OF_VOCABULARY, Encoding, Feature
-from schemaflow.schema.options import Pretrained, VocabularyFile
+from schemaflow.schema.options import Compress, Pretrained, VocabularyFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +67,11 @@ class Domain:
     def pretrained(self) -> Pretrained | None:
         """Where the vectors are that its table begins with."""
         return next((it.embedding.pretrained for it in self.features if it.embedding and it.embedding.pretrained), None)
+
+    @property
+    def compress(self) -> Compress | None:
+        """How its table keeps fewer rows than it has values; None where it keeps them all."""
+        return next((it.embedding.compress for it in self.features if it.embedding and it.embedding.compress), None)
 
     def inline_values(self) -> "pa.Array | None":
         """Return the vocabulary that the schema spells out, as Arrow."""
@@ -158,14 +163,20 @@ def _merge(name: str, group: list[Feature], problems: list[str]) -> Domain:
         (it.embedding.pretrained for it in group if it.embedding is not None),
         unseen,
     )
+    one(
+        "compress their table in different ways",
+        (it.embedding.compress for it in group if it.embedding is not None),
+        unseen,
+    )
     if len({feature.encoding for feature in group if feature.says_rows}) > 1:
         problems.append(
             f'features {names} share the domain "{name}", but one has a vocabulary and another numbers or hashes its rows; say the same in all'
         )
     domain = Domain(name, tuple(group), cardinality, spelled, None if spelled is not None else file)
     problems += _too_small(domain)
-    if domain.pretrained and any(it.embedding and it.embedding.initializer for it in group):
-        problems.append(f'features {names} of the domain "{name}" have an initializer and pretrained vectors; keep one')
+    for key, what in (("initializer", "an initializer"), ("compress", "a compressed table")):
+        if domain.pretrained and any(it.embedding and getattr(it.embedding, key) for it in group):
+            problems.append(f'features {names} of the domain "{name}" have {what} and pretrained vectors; keep one')
     if domain.encoding in ("vocabulary", "range") and cardinality is None and not any(it.vocabulary for it in group):
         problems += [
             f'feature "{feature.name}" is categorical but has no cardinality; add "cardinality: <rows>",'

@@ -49,8 +49,8 @@ DType = Literal[
     "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float32", "float64"
 ]  # uint64 is left out: TensorFlow's lookups hold signed 64-bit keys
 
-_VALUES = frozenset({Tags.TARGET, Tags.TIME, Tags.POSITION, Tags.EXPLICIT_NEGATIVE}) | TARGET_KINDS
-_CATEGORICAL = frozenset({Tags.CATEGORICAL, Tags.ID, Tags.SEQUENCE, Tags.TEXT})
+_VALUES = frozenset({Tags.TARGET, Tags.TIME, Tags.POSITION, Tags.EXPLICIT_NEGATIVE, Tags.TEACHER}) | TARGET_KINDS
+_CATEGORICAL = frozenset({Tags.CATEGORICAL, Tags.ID, Tags.SEQUENCE, Tags.TEXT, Tags.ACTION})
 
 
 def encoded_name(name: str) -> str:
@@ -77,8 +77,8 @@ class Feature(Document):
         name: Letters, digits and underscores, beginning with a letter: it becomes an input of the exported signatures.
         dtype: The type of one value.
         tags: Its side (user, item, context, session, or one of your own, `x-seed`), its kind (id, categorical,
-            continuous, sequence, text, embedding) and its role (target, time, weight, position, bias, explicit_negative,
-            filter). With `bias`, it is read by debiasing alone, and of no side.
+            continuous, sequence, text, embedding) and its role (target, time, weight, position, explicit_negative, teacher,
+            filter; action, of what was done in each event of a sequence; bias, of what debiasing alone reads, of no side).
             With `filter`, requests can ask for items by it; it enters the model too if it is tagged with its kind.
         column: The Parquet column, where its name differs.
         cardinality: The rows of its embedding table, reserved ones included. An upper bound with a learned vocabulary. Of
@@ -146,7 +146,7 @@ class Feature(Document):
         """How it enters the model; None where that cannot be told.
 
         Through a table (categorical), as a number (continuous), as numbers (vector), by weighing the values of a list
-        (weights), or (targets, moments, positions, weights of examples, explicit negatives, ids of sessions, what items
+        (weights), or (targets, moments, positions, weights of examples, explicit negatives, a teacher's scores, ids of sessions, what items
         are only filtered by) not at all (value).
         """
         tags, part = frozenset(self.tags), None if self.time is None else self.time.take
@@ -208,6 +208,30 @@ class Feature(Document):
     def weighted_by(self) -> str | None:
         """The feature that holds a weight for each of its values."""
         return None if self.list is None else self.list.weights
+
+    @property
+    def aligned_with(self) -> str | None:
+        """The sequence whose events it says something of, one value for each."""
+        return None if self.list is None else self.list.aligned_with
+
+    @property
+    def paired_with(self) -> str | None:
+        """The list that has a value for each of its values: its weights, or the sequence it is aligned with."""
+        return self.weighted_by if self.weighted_by is not None else self.aligned_with
+
+    @property
+    def pair(self) -> str:
+        """What that list is to it, for messages: `its weights "counts"`."""
+        return (
+            f'its weights "{self.weighted_by}"'
+            if self.weighted_by is not None
+            else f'its sequence "{self.aligned_with}"'
+        )
+
+    @property
+    def is_history(self) -> bool:
+        """Whether it holds events in the order of time, oldest first: a sequence that is aligned with no other."""
+        return Tags.SEQUENCE in self.tags and self.aligned_with is None
 
     @property
     def learns_statistics(self) -> bool:

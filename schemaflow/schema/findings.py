@@ -11,7 +11,7 @@ Errors, by code:
     cardinality             more distinct values than the cardinality allows
     vocabulary, pretrained  a file of them, or no value to learn
     infinite, log1p         numbers beyond float32, or not above -1 where their log(1 + x) is taken
-    negative-weight, not-binary, unequal-weights, vector-width
+    negative-weight, not-binary, unequal-lists, vector-width
     explicit-negative       values other than 0 and 1
     constant-column         where the feature is to be normalised; else a warning, as is empty-column
     repeated-id, absent-id  in a side table that is read, or not in it; a warning where nothing is read from it

@@ -23,6 +23,7 @@ __all__ = [
     "COMBINERS",
     "Buckets",
     "Combiner",
+    "Compress",
     "EmbeddingSpec",
     "Fill",
     "ListOptions",
@@ -77,10 +78,13 @@ class ListOptions(Document):
     Args:
         max_length: The most values that a row may hold; a longer row is an error.
         weights: The feature that holds a weight for each value; tagged weight, and a list too.
+        aligned_with: The sequence whose events it says something of, event by event: what was done (action), how long
+            ago it was. It is on the same side and has the same `max_length`, and a row has a value for each event.
     """
 
     max_length: Count | None = None
     weights: StrictStr | None = None
+    aligned_with: StrictStr | None = None
 
 
 class Pretrained(Document):
@@ -97,6 +101,19 @@ class Pretrained(Document):
     vector: StrictStr
 
 
+class Compress(Document):
+    """A table of which far fewer rows are kept: each is made of a row for its quotient and one for its remainder.
+
+    Args:
+        remainders: How many remainders there are, m: `m + values / m` rows are kept. About an eighth of the values keeps
+            an eighth of the rows.
+        operation: How the two rows become one, number by number.
+    """
+
+    remainders: Rows
+    operation: Literal["product", "sum"] = "product"
+
+
 class EmbeddingSpec(Document):
     """The embedding table of a feature, where it differs from the model's `EmbeddingOptions`; or a dense vector's width.
 
@@ -106,6 +123,7 @@ class EmbeddingSpec(Document):
         initializer: How the table begins: the name of a Keras initializer.
         pretrained: Vectors that the rows begin with. Rows without one begin with the mean of all vectors.
         trainable: Whether training changes the table.
+        compress: Keep far fewer rows than there are values.
     """
 
     dim: Count | None = None
@@ -119,6 +137,7 @@ class EmbeddingSpec(Document):
     ) = None  # fmt: skip
     pretrained: Pretrained | None = None
     trainable: StrictBool | None = None
+    compress: Compress | None = None
 
 
 class VocabularyFile(Document):

@@ -35,7 +35,7 @@ RESERVED_NAMES = frozenset(
 )
 """Words that the exported signatures use for themselves."""
 
-_UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.TEACHER, Tags.ACTION})
+_UNSUPPORTED = frozenset({Tags.TOKENIZED})
 """Tags that have a name but that nothing reads yet: refused, not ignored."""
 
 _READ = [tag for tag in Tags if not _UNSUPPORTED.intersection(atoms([tag]))]
@@ -65,7 +65,7 @@ _DERIVED = ("buckets", "calendar")
 """Encodings whose rows are made of numbers, and not looked up."""
 
 _KIND_TAGS = (Tags.CONTINUOUS, Tags.CATEGORICAL, Tags.EMBEDDING)
-_ROLES = (Tags.WEIGHT, Tags.TARGET, Tags.POSITION, Tags.TIME, Tags.EXPLICIT_NEGATIVE)
+_ROLES = (Tags.WEIGHT, Tags.TARGET, Tags.POSITION, Tags.TIME, Tags.EXPLICIT_NEGATIVE, Tags.TEACHER)
 _IDS = frozenset({Tags.ID, Tags.SEQUENCE, Tags.TEXT})
 
 
@@ -132,6 +132,10 @@ def _of_kind(feature: "Feature") -> list[str]:
     roles = [tag for tag in _ROLES if tag in feature.tags]
     if roles == [Tags.EXPLICIT_NEGATIVE] and (string or floating):
         problems.append(f"is tagged explicit_negative but has dtype {dtype}; it is 0 or 1: use an integer dtype")
+    elif roles == [Tags.TEACHER] and not floating:
+        problems.append(
+            f"is tagged teacher but has dtype {dtype}; a score is a number that may be missing: use float32"
+        )
     elif roles and string:
         problems.append(f"is tagged {roles[0]} but has dtype string; a {roles[0]} is a number")
     if Tags.BIAS in feature.tags:
@@ -201,13 +205,21 @@ def _of_lists(feature: "Feature") -> list[str]:
         problems.append('is a sequence but not a list; add "list: {max_length: …}"')
     if Tags.ID in feature.tags and feature.list is not None and Tags.SEQUENCE not in feature.tags:
         problems.append("is an id and a list; an id is one value a row: tag it categorical or sequence")
-    if feature.list is not None and feature.encoding in _DERIVED:
-        problems.append('is a list with buckets or a time; those take one value a row: remove "list"')
+    if feature.list is not None and (feature.encoding == "calendar" or feature.is_age):
+        problems.append('is a list with a time, which takes one value a row: remove "list"')
     combiner = feature.embedding.combiner if feature.embedding is not None else None
     if feature.weighted_by is not None and feature.kind != "categorical":
         problems.append("is a list of weights and weighted itself; remove one")
     if feature.weighted_by is not None and combiner == "max":
         problems.append("has weights and the combiner max, which does not use them; use mean, sum or sqrtn")
+    if feature.weighted_by is not None and feature.aligned_with is not None:
+        problems.append("has weights and is aligned with a sequence, whose events are not weighed; remove one")
+    if feature.aligned_with is not None and feature.kind != "categorical":
+        problems.append("is aligned with a sequence but not categorical; tag it categorical, or add buckets")
+    if Tags.ACTION in feature.tags and feature.aligned_with is None:
+        problems.append(
+            'is tagged action but aligned with no sequence of events; add "list: {aligned_with: <the sequence>}"'
+        )
     if combiner is not None and not feature.ragged:
         problems.append('has a combiner but is not a list; add "list: {}" or remove the combiner')
     return problems
@@ -285,7 +297,9 @@ def _of_embedding(feature: "Feature") -> list[str]:
         if spec is None or spec.dim is None:
             return ['is a dense vector but has no width; add "embedding: {dim: <width>}"']
         extra = [
-            key for key in ("combiner", "initializer", "pretrained", "trainable") if getattr(spec, key) is not None
+            key
+            for key in ("combiner", "initializer", "pretrained", "trainable", "compress")
+            if getattr(spec, key) is not None
         ]
         return [f'is a dense vector, which has no table; remove "{key}" from its embedding' for key in extra]
     if spec is None or not isinstance(spec.pretrained, Pretrained):
@@ -293,8 +307,9 @@ def _of_embedding(feature: "Feature") -> list[str]:
     problems = []
     if feature.encoding not in ("vocabulary", "range"):
         problems.append("has pretrained vectors but no vocabulary to match them by; remove one")
-    if spec.initializer is not None:
-        problems.append("has an initializer and pretrained vectors; keep one")
+    for key, what in (("initializer", "an initializer"), ("compress", "a compressed table")):
+        if getattr(spec, key) is not None:
+            problems.append(f"has {what} and pretrained vectors; keep one")
     return problems
 
 

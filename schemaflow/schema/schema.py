@@ -401,6 +401,8 @@ class Schema:
             return True
         if feature.has(Tags.POSITION):  # shown at none; but no unsigned number stands for that
             return not feature.dtype.startswith("u")
+        if feature.has(Tags.TEACHER):  # which then had nothing to say of the row
+            return True
         return feature.missing not in (None, "error")
 
     def require_fitted(self) -> None:
@@ -460,10 +462,11 @@ class Schema:
     def _with(self, features: list[Feature]) -> Self:
         """Return a schema of some of the features; what was learned and the tables stay.
 
-        A domain keeps its rows even where the feature that gave them is left out, and a weighted list its weights.
+        A domain keeps its rows even where the feature that gave them is left out, a weighted list its weights, and a list
+        that is aligned with a sequence that one.
         """
         names = {feature.name for feature in features}
-        names |= {it.weighted_by for it in features if it.weighted_by is not None}
+        names |= {it.paired_with for it in features if it.paired_with is not None}
         features = [feature for feature in self.features if feature.name in names]
         kept = [feature if feature.kind != "categorical" else self._standalone(feature, names) for feature in features]
         tables = {name: table for name, table in self.tables.items() if table.key in names}

@@ -61,8 +61,6 @@ def _filter(feature: Feature, column: pa.ChunkedArray) -> dict[str, Any]:
     values = column.combine_chunks()
     if feature.list is not None:
         values = pc.list_flatten(values)
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
     if feature.dtype == "string":
         return _described(feature) | _choices(pc.unique(values.drop_null()).sort())
     ends = pc.min_max(values, skip_nulls=True).as_py()

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from schemaflow.errors import BundleError
 from schemaflow.export import Recommender
 from schemaflow.export.bundle import MANIFEST
@@ -35,10 +37,11 @@ class Served:
 
 
 class ServedBundle:
-    """The bundle at a path: loaded once, and again when another one is renamed into its place.
+    """The bundle at a path: loaded once, and again when another one takes its place.
 
-    A newer bundle is loaded and tried beside the one that serves, and takes its place only if it answers and asks for
-    the same features. What is being answered keeps the bundle that it began with.
+    A newer bundle is loaded and tried beside the one that serves, and takes its place only if it answers and its signatures
+    take the same inputs: features, filters, and `nprobe` of an index of lists. What is being answered keeps the bundle that
+    it began with. One that is copied into place file by file is refused, and tried again whenever a file has changed.
 
     Args:
         path: The bundle, or a link to it.
@@ -56,7 +59,7 @@ class ServedBundle:
         self.current = Served(_tried(self.path), 1, datetime.now(UTC))
 
     def refresh(self) -> bool:
-        """Load what lies at the path if it is not what was seen there last, and return whether it serves now."""
+        """Load what lies at the path if a file of it is not as it was seen last, and return whether it serves now."""
         mark = _mark(self.path)
         if mark is None or mark == self._seen:  # between two renames nothing lies there
             return False
@@ -77,13 +80,14 @@ class ServedBundle:
         return True
 
 
-def _mark(path: Path) -> tuple[int, ...] | None:
-    """Return what tells one bundle at a path from another that took its place; None where none is."""
+def _mark(path: Path) -> frozenset[tuple[str, int, int, int]] | None:
+    """Return what tells a bundle's files from those of another, or from more of them; None where there is no bundle."""
     try:
-        found = (path / MANIFEST).stat()
-    except OSError:
+        (path / MANIFEST).stat()
+        found = {str(it.relative_to(path)): it.stat() for it in path.rglob("*") if not it.is_dir()}
+    except OSError:  # or it is being replaced
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return frozenset((name, it.st_ino, it.st_mtime_ns, it.st_size) for name, it in found.items())
 
 
 def _tried(path: Path) -> Recommender:
@@ -114,11 +118,25 @@ def sample(schema: Schema, feature: Feature) -> Any:
 
 
 def _refuse_other_requests(old: Recommender, new: Recommender) -> None:
-    """Refuse a bundle that the clients of another could not go on asking."""
-    asked, wanted = ({it.name: (it.dtype, it.many) for it in bundle.features} for bundle in (old, new))
-    if changed := sorted(name for name in asked.keys() | wanted.keys() if asked.get(name) != wanted.get(name)):
-        raise BundleError(f"its query features differ in {', '.join(changed)}; serve it at an address of its own")
-    if (old.item_id.dtype == "string") != (new.item_id.dtype == "string"):
-        raise BundleError(
-            f"its item ids are {new.item_id.dtype}, not {old.item_id.dtype}; serve it at an address of its own"
-        )
+    """Refuse a bundle that the clients of another could not go on asking: its signatures have other inputs."""
+    before, after = _inputs(old), _inputs(new)
+    changes = {  # several signatures may take an input
+        f"{it[1]} ({_said(before.get(it))} before, {_said(after.get(it))} now)"
+        for it in before.keys() | after.keys()
+        if before.get(it) != after.get(it)
+    }
+    if changes:
+        raise BundleError(f"its requests differ in {', '.join(sorted(changes))}; serve it at an address of its own")
+
+
+def _inputs(recommender: Recommender) -> dict[tuple[str, str], tf.TensorSpec]:
+    """Return the inputs of all signatures, by signature and name."""
+    return {
+        (name, it): spec
+        for name, made in recommender.signatures.items()
+        for it, spec in made.structured_input_signature[1].items()
+    }
+
+
+def _said(spec: tf.TensorSpec | None) -> str:
+    return "none" if spec is None else f"{spec.dtype.name} {spec.shape}"

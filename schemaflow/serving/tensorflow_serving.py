@@ -92,6 +92,9 @@ def call_of(document: Any, recommender: Recommender, limits: ServeOptions) -> Ca
         raise ConfigError(*problems)
     inputs = {it: _array(it, spec, values[it]) for it, spec in specs.items()}
     by_row = frozenset(it for it in inputs if it in recommender.schema or it in _BY_ROW)
+    if len(inputs.get("exclude", ())) == 1:  # one list for all rows
+        most = max(len(inputs[it]) for it in by_row)
+        inputs["exclude"] = np.broadcast_to(inputs["exclude"], (most, inputs["exclude"].shape[1]))
     lengths = {it: len(inputs[it]) for it in inputs if it in by_row}
     if len(set(lengths.values())) > 1:
         differ = ", ".join(f"{it} {length}" for it, length in lengths.items())

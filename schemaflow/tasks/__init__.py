@@ -1,8 +1,12 @@
 """Prediction tasks: what a model is trained for."""
 
+from schemaflow.tasks.alignment import RewardAlignmentTask
+from schemaflow.tasks.distillation import DistillationTask
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
 from schemaflow.tasks.position_debiasing import PositionDebiasing
+from schemaflow.tasks.ranker import LightRanker, MixtureOfLogits, Ranker
 from schemaflow.tasks.retrieval import RetrievalTask
+from schemaflow.tasks.scoring import Scorer
 from schemaflow.tasks.targets import BinaryClassificationTask, RegressionTask
 from schemaflow.tasks.terms import Debiasing, Step, Task, bound, refuse_twins
 from schemaflow.tasks.user_debiasing import UserDebiasing
@@ -10,10 +14,16 @@ from schemaflow.tasks.user_debiasing import UserDebiasing
 __all__ = [
     "BinaryClassificationTask",
     "Debiasing",
+    "DistillationTask",
     "FactorizedTopK",
+    "LightRanker",
+    "MixtureOfLogits",
     "PositionDebiasing",
+    "Ranker",
     "RegressionTask",
     "RetrievalTask",
+    "RewardAlignmentTask",
+    "Scorer",
     "Step",
     "Task",
     "UserDebiasing",

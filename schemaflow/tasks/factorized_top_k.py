@@ -11,6 +11,7 @@ import tensorflow as tf
 from schemaflow.errors import ConfigError
 from schemaflow.index import Identifiers
 from schemaflow.index.identifiers import ids_of
+from schemaflow.interests import nearest_interest
 from schemaflow.ranking import counts_below, ranks_of
 from schemaflow.registry import register
 from schemaflow.schema.sources import ArrowStream, Source
@@ -152,7 +153,7 @@ class FactorizedTopK(keras.metrics.Metric):
         """Count the rows whose positive is among the k best.
 
         Args:
-            query_embeddings: [q, dim].
+            query_embeddings: [q, dim]; or [q, K, dim], where a score is the highest of a query's vectors.
             true_candidate_embeddings: Of each row's positive, [q, dim].
             true_candidate_ids: Of each row's positive, [q]; of the same kind as the candidates' identifiers.
             sample_weight: [q].
@@ -163,8 +164,8 @@ class FactorizedTopK(keras.metrics.Metric):
         """
         if self._vectors is None:
             self._encode()
-        q, dim = query_embeddings.shape
-        require_shape("query_embeddings", query_embeddings, [None, self._dim])
+        q, dim = query_embeddings.shape[0], query_embeddings.shape[-1]
+        require_shape("query_embeddings", query_embeddings, [None, self._dim], [None, None, self._dim])
         require_shape("true_candidate_embeddings", true_candidate_embeddings, [q, dim])
         require_shape("true_candidate_ids", true_candidate_ids, [q])
         require_shape("sample_weight", sample_weight, [q])
@@ -233,8 +234,9 @@ class FactorizedTopK(keras.metrics.Metric):
 
     def _ranks_by_score(self, queries: tf.Tensor, positives: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what `_ranks_by_id` does, for positives without an id."""
-        own = tf.reduce_sum(queries * positives, axis=1)  # [q]
-        tolerance = TOLERANCE * tf.norm(queries, axis=1) * tf.norm(positives, axis=1)  # [q]
+        nearest = nearest_interest(queries, positives)  # [q, dim]
+        own = tf.reduce_sum(nearest * positives, axis=1)  # [q]
+        tolerance = TOLERANCE * tf.norm(nearest, axis=1) * tf.norm(positives, axis=1)  # [q]
         tolerance = tf.maximum(tolerance, np.finfo(np.float32).tiny)  # so that the scores of zeros are tied, too
         vectors = tf.convert_to_tensor(self._vectors)  # [n, dim]
         below = counts_below(queries, vectors, tf.stack([own - tolerance, own + tolerance], axis=1))  # [q, 2]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.interests import nearest_interest
 from schemaflow.logits import Columns, blockwise_loss, columns_of
 from schemaflow.losses import Loss, as_loss, check_loss_weight, compared, gradients_of, shares_of
 from schemaflow.registry import register
@@ -45,19 +47,24 @@ class RetrievalTask(Task):
         num_hard_negatives: Only so many negatives of each row, those with the highest logits, enter the loss; all do if
             None, not positive or beyond the batch.
         name: Of the layer.
+        matryoshka_dims: Train the first so many numbers of the vectors too, such as (16, 32) of 64: the loss is the mean of
+            those of each prefix and of the whole, so that a prefix alone finds nearly as well
+            (`TwoTowerModel.truncated`). In a model with `l2_normalize` each prefix is of length one, as it will be then.
         loss_weight: What a model multiplies this loss with, beside other tasks; the task's own call does not.
         metrics_in_training: Whether a model computes `metrics` in training too; a task alone goes by `compute_metrics`.
         initial_temperature: Where a learned temperature begins.
         **kwargs: Of `keras.layers.Layer`.
 
     Raises:
-        ConfigError: There is no such loss, a temperature is not above 0, a metric is of another kind, or two have one name.
+        ConfigError: There is no such loss, a temperature is not above 0, a metric is of another kind, two have one name, or
+            the matryoshka_dims do not rise from 1 or more to less than the vectors' width.
 
     Strings cannot be compiled by XLA: a model that passes them as ids is to be compiled with `jit_compile=False`, unless
     one of its own layers says so already.
 
     Source:
         The arguments are those of TensorFlow Recommenders' Retrieval task; the loss here is a mean, not a sum.
+        Kusupati et al., "Matryoshka representation learning", NeurIPS 2022 (matryoshka_dims).
 
     Example:
         >>> task = RetrievalTask(num_hard_negatives=1)
@@ -74,6 +81,7 @@ class RetrievalTask(Task):
         num_hard_negatives: int | None = None,
         name: str | None = None,
         *,
+        matryoshka_dims: Sequence[int] = (),
         loss_weight: float = 1.0,
         metrics_in_training: bool = False,
         initial_temperature: float = 1.0,
@@ -96,6 +104,9 @@ class RetrievalTask(Task):
         _refuse_twins([*self._factorized_metrics, *self.batch_metrics])
         self.temperature = temperature if learned or temperature is None else float(temperature)
         self.num_hard_negatives = num_hard_negatives
+        self.matryoshka_dims = tuple(matryoshka_dims)
+        self._check_matryoshka_dims(None)
+        self._unit_length = False
         self.loss_weight = check_loss_weight(loss_weight)
         self.metrics_in_training = metrics_in_training
         self.initial_temperature = initial_temperature
@@ -112,6 +123,26 @@ class RetrievalTask(Task):
             else None
         )
         self.built = True
+
+    def expect(self, dim: int, unit_length: bool) -> None:
+        """Take what vectors a model gives.
+
+        Args:
+            dim: Their width.
+            unit_length: Whether they are of length one; then so are the prefixes that are compared.
+
+        Raises:
+            ConfigError: A prefix is not shorter than the vectors.
+        """
+        self._check_matryoshka_dims(dim)
+        self._unit_length = unit_length
+
+    def _check_matryoshka_dims(self, width: int | None) -> None:
+        dims = self.matryoshka_dims
+        integers = all(type(it) is int and it >= 1 for it in dims)
+        if not integers or list(dims) != sorted(set(dims)) or (width is not None and dims and dims[-1] >= width):
+            below = "" if width is None else f", each below {width}, the vectors' width"
+            raise ConfigError(f"matryoshka_dims is {dims!r}; expected integers of at least 1 that rise{below}")
 
     @property
     def factorized_metrics(self) -> list[FactorizedTopK]:
@@ -138,7 +169,7 @@ class RetrievalTask(Task):
         """Return the loss, a scalar float32, and update the metrics.
 
         Args:
-            query_embeddings: [q, dim].
+            query_embeddings: [q, dim]; or [q, K, dim], of which the loss is that of the vector nearest to the positive.
             candidate_embeddings: [c, dim], c >= q; row i is query i's positive, the rows beyond q are negatives of all.
             sample_weight: [q]; the loss is `sum w l / sum w`.
             candidate_sampling_probability: [c] or [q, c], above 0.
@@ -152,8 +183,8 @@ class RetrievalTask(Task):
         """
         queries, candidates = tf.shape(query_embeddings)[0], tf.shape(candidate_embeddings)[0]
         q, c = query_embeddings.shape[0], candidate_embeddings.shape[0]
-        require_shape("query_embeddings", query_embeddings, [q, None])
-        require_shape("candidate_embeddings", candidate_embeddings, [c, query_embeddings.shape[1]])
+        require_shape("query_embeddings", query_embeddings, [q, None], [q, None, None])
+        require_shape("candidate_embeddings", candidate_embeddings, [c, query_embeddings.shape[-1]])
         candidate_embeddings = require(
             candidate_embeddings,
             candidates >= queries,
@@ -197,7 +228,7 @@ class RetrievalTask(Task):
     def loss_in(self, step: Step) -> tf.Tensor:
         """Return the loss against what samplers bring, each row by its worth, a scalar float32."""
         return self.compare(
-            step.query,
+            step.query if step.interests is None else step.interests,  # metrics rank by the nearest of all
             step.candidate,
             step.sampled(),
             known=step.known(),
@@ -218,7 +249,7 @@ class RetrievalTask(Task):
         """Return the loss against sampled candidates, as `call` does.
 
         Args:
-            query_embeddings: [q, dim].
+            query_embeddings: As in `call`.
             positive_embeddings: Of each row's own positive, [q, dim].
             candidates: What samplers brought.
             known: Items that are no negatives of a row, [q, None] int64.
@@ -259,18 +290,31 @@ class RetrievalTask(Task):
     ) -> tf.Tensor:
         require_shape("sample_weight", sample_weight, [query_embeddings.shape[0]])
         # products of half precision overflow where their factors do not
-        queries = tf.cast(query_embeddings, tf.float32) / self._temperature()
-        own = tf.reduce_sum(queries * tf.cast(positive_embeddings, tf.float32), axis=1)  # [q]
-        if own_log_q is not None:
-            own -= own_log_q
-        weights = shares_of(sample_weight, tf.shape(queries)[0])
-        loss = blockwise_loss(gradients_of(self._loss, self.num_hard_negatives), queries, own, columns, weights)
+        whole, positives = (tf.cast(it, tf.float32) for it in (query_embeddings, positive_embeddings))
+        self._check_matryoshka_dims(positives.shape[1])
+        weights = shares_of(sample_weight, tf.shape(whole)[0])
+        gradients, losses = gradients_of(self._loss, self.num_hard_negatives), []
+        for dim in (*self.matryoshka_dims, None):
+            positive = self._first(positives, dim)
+            queries = nearest_interest(self._first(whole, dim), positive) / self.divisor()  # [q, dim]
+            own = tf.reduce_sum(queries * positive, axis=1)  # [q]
+            if own_log_q is not None:
+                own -= own_log_q
+            seen = replace(columns, embeddings=self._first(columns.embeddings, dim))
+            losses.append(blockwise_loss(gradients, queries, own, seen, weights))
+        loss = tf.add_n(losses) / len(losses)
         if compute_metrics:
             for metric in self.factorized_metrics:
                 metric.update_state(query_embeddings, positive_embeddings, ids, sample_weight)
         if self.batch_metrics:
             self._update_batch_metrics(queries, own, columns, sample_weight)
         return loss
+
+    def _first(self, vectors: tf.Tensor, dim: int | None) -> tf.Tensor:
+        """Return the first numbers of vectors, [..., dim], of length one where the vectors are; all of them if None."""
+        if dim is None:
+            return vectors
+        return tf.math.l2_normalize(vectors[..., :dim], axis=-1) if self._unit_length else vectors[..., :dim]
 
     def _update_batch_metrics(
         self, queries: tf.Tensor, own: tf.Tensor, columns: Columns, sample_weight: tf.Tensor | None
@@ -284,7 +328,8 @@ class RetrievalTask(Task):
         for metric in self.batch_metrics:
             metric.update_state(labels, seen, sample_weight)
 
-    def _temperature(self) -> float | tf.Tensor:
+    def divisor(self) -> float | tf.Tensor:
+        """Return the temperature as it is, a scalar: scores are divided by it."""
         if self.log_temperature is not None:
             return tf.exp(tf.convert_to_tensor(self.log_temperature))
         return 1.0 if self.temperature is None else self.temperature
@@ -298,6 +343,7 @@ class RetrievalTask(Task):
             "batch_metrics": [serialize(it) for it in self.batch_metrics],
             "temperature": self.temperature,
             "num_hard_negatives": self.num_hard_negatives,
+            "matryoshka_dims": list(self.matryoshka_dims),
             "loss_weight": self.loss_weight,
             "metrics_in_training": self.metrics_in_training,
             "initial_temperature": self.initial_temperature,

@@ -49,7 +49,8 @@ class Step:
 
     Args:
         inputs: The batch's features, raw or encoded.
-        query: The query tower's vectors, [b, dim].
+        query: The query tower's vectors, [b, dim]; where it gives several for a row, the one that the row's own item is
+            nearest to.
         query_inputs: What the query tower's block was given, [b, width]; None unless a term `reads_inputs`.
         candidate: The item tower's vectors of the rows' own items, [b, dim].
         ids: Of the same items, rows of the item id's table, [b] int64.
@@ -61,6 +62,10 @@ class Step:
         sampled: Gives the negatives that samplers bring.
         known: Gives the items that are no negatives of a row, [b, None] int64, or None.
         items: All items; None unless a term `needs_items`.
+        temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
+        encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
+        encoded_items: Gives the item tower's features, of the rows' own items.
+        interests: All vectors of a query tower that gives several, [b, K, dim]; else None.
     """
 
     inputs: Tensors
@@ -75,6 +80,15 @@ class Step:
     sampled: Callable[[], Candidates]
     known: Callable[[], tf.RaggedTensor | None]
     items: Items | None
+    temperature: float | tf.Tensor
+    encoded_queries: Callable[[], Tensors]
+    encoded_items: Callable[[], Tensors]
+    interests: tf.Tensor | None = None
+
+    @property
+    def queries(self) -> tf.Tensor:
+        """What items are compared with: all vectors of each query, [b, dim] or [b, K, dim]."""
+        return self.query if self.interests is None else self.interests
 
 
 class _Term(keras.layers.Layer):
@@ -100,15 +114,31 @@ class _Term(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    def continue_from(self, old: Any) -> None:
+        """Take what no config holds, such as a function of the user's, from the same term of the model that this one's grew from."""
+        return
+
 
 class Task(_Term):
     """A loss: what a model is trained for.
 
     Attributes:
         loss_weight: The loss counts this many times in the model's.
+        towers: Frozen towers that it holds, for queries and for items, if any.
     """
 
     loss_weight: float
+    towers: Sequence[Any] = ()
+
+    def begin(self, query_tower: Any, item_tower: Any, retrieval: Any) -> None:
+        """Let a new model begin as the task says, if it says anything: with weights that it brings.
+
+        Args:
+            query_tower: The model's.
+            item_tower: The model's.
+            retrieval: Its `RetrievalTask`, or None.
+        """
+        return
 
     def loss_in(self, step: Step) -> tf.Tensor:
         """Return the loss of a batch, a scalar float32, and update the task's metrics."""

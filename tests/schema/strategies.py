@@ -58,7 +58,8 @@ ROWS = st.one_of(
     st.fixed_dictionaries({"cardinality": st.integers(20, 99)}),
 )
 LIST = mapping(max_length=st.integers(1, 9))
-TABLE = mapping(dim=st.integers(1, 64), initializer=INITIALIZERS, trainable=st.booleans())
+COMPRESS = mapping({"remainders": st.integers(1, 9)}, operation=st.sampled_from(["product", "sum"]))
+TABLE = mapping(dim=st.integers(1, 64), initializer=INITIALIZERS, trainable=st.booleans(), compress=COMPRESS)
 POOLED = mapping(dim=st.integers(1, 64), combiner=st.sampled_from(["mean", "sum", "sqrtn", "max"]))
 PRETRAINED = st.fixed_dictionaries(
     {"pretrained": st.fixed_dictionaries({"file": FILES, "key": WORDS, "vector": WORDS})}
@@ -135,6 +136,7 @@ SPECS = st.one_of(
             {"dtype": "float32", "tags": ["weight"]},
             {"dtype": "int8", "tags": ["position"]},
             {"dtype": "uint8", "tags": ["explicit_negative"]},
+            {"dtype": "float32", "tags": ["teacher"]},
             {"dtype": "string"},
         ]
     ),
@@ -158,6 +160,14 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         if {"vocabulary", "hash"} & spec.keys() and domain not in map(str.casefold, names) and draw(st.booleans()):
             spec["domain"] = domain
         if "list" in spec and draw(st.booleans()):
+            document["features"][f"how_{name}"] = {
+                "dtype": "string",
+                "tags": [spec["tags"][0], "action"],
+                "hash": 5,
+                "list": {**spec["list"], "aligned_with": name},
+            }
+            spec["tags"] = [*spec["tags"], "sequence"]
+        elif "list" in spec and draw(st.booleans()):
             spec["list"]["weights"] = f"weights_of_{name}"
             document["features"][f"weights_of_{name}"] = {
                 "dtype": "int32",

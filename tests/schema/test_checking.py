@@ -126,7 +126,7 @@ SPOILED: list[tuple[str, str, Any, str, int | None, int | None]] = [
     ("interactions", "rating", [1.0, float("-inf"), 2.0, 1e300], "infinite", 1, 2),
     ("items", "picture", [[0.0, 1.0], [1.0], [0.5, 0.5]], "vector-width", 1, 1),
     ("items", "picture", [[0.0, 1.0], [1.0, float("inf")], [0.5, 0.5]], "infinite", 1, 1),
-    ("items", "counts", [[1, 2], [1], [3]], "unequal-weights", 1, 1),
+    ("items", "counts", [[1, 2], [1], [3]], "unequal-lists", 1, 1),
     ("items", "counts", [[1, 2], [], [-3]], "negative-weight", 2, 1),
     ("users", "user", ["u", "v", "w1"], "absent-id", 3, 1),
 ]  # fmt: skip
@@ -144,7 +144,7 @@ def test_spoiled_data_are_found_with_the_first_row_and_refused_in_training(
     found = [it for it in findings.errors if it.code == code]
     assert len(found) == 1, findings.found
     assert (found[0].row, found[0].count) == (row, count)
-    assert found[0].feature == {"unequal-weights": "words"}.get(code, column)
+    assert found[0].feature == {"unequal-lists": "words"}.get(code, column)
     assert "\n" not in found[0].message
     assert "interactions.parquet" in found[0].message or f"{table}.parquet" in found[0].message
     assert refused(shop(), interactions) is not None

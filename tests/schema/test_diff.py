@@ -80,6 +80,11 @@ PARAMETERS: list[tuple[dict[str, dict[str, Any]], str, str]] = [
     (with_("shelf", embedding={"dim": 4, "initializer": "zeros"}), "compatible", "rows that were trained stay"),
     (with_("shelf", embedding={"dim": 4, "trainable": False}), "compatible", "has embedding.trainable False"),
     (with_("shelf", embedding={"dim": 5}), "breaks", 'table "shelf" was to be 4 wide and is to be 5'),
+    (
+        with_("shelf", embedding={"dim": 4, "compress": {"remainders": 3}}),
+        "breaks",
+        'table "shelf" was not compressed and is compressed by the product with 3 remainders',
+    ),
     (with_("shelf", embedding=None), "breaks", "was to be 4 wide and is to be what the model's options say"),
     (with_("seen", embedding={"combiner": "sum"}), "breaks", "the vector of a list is computed otherwise"),
     (with_("picture", embedding={"dim": 9}), "breaks", "another width"),

@@ -194,7 +194,11 @@ class TwoTowerModel(keras.Model):
             tasks = _listed(prediction_tasks)
         self._add_terms(tasks, debiasing)
         self._add_negatives(samplers, correction, candidates, known_positives)
-        # traced once for each side; a lambda in the loop would be traced at each call
+        self._add_encoders()
+        self.built = True
+
+    def _add_encoders(self) -> None:
+        """Trace what gives vectors once for each side; a lambda in the loop would be traced at each call."""
         self._encode_query = tf.function(
             lambda batch: tf.cast(self.query_tower(batch), tf.float32), reduce_retracing=True
         )
@@ -204,7 +208,6 @@ class TwoTowerModel(keras.Model):
         self._encode_candidate = tf.function(
             lambda batch: tf.cast(self.item_tower(batch), tf.float32), reduce_retracing=True
         )
-        self.built = True
 
     def _add_towers(self, query: keras.layers.Layer, item: keras.layers.Layer, l2_normalize: bool) -> None:
         """Make the towers around their blocks, with the tables that the features of both share."""
@@ -269,7 +272,7 @@ class TwoTowerModel(keras.Model):
         inputs = tf.zeros((2, *self.query_tower.encoder.shape))
         for task in tasks:
             task.predictions(probe, probe, inputs)  # makes the weights of those that predict
-            task.begin(self.query_tower, self.item_tower, self.retrieval)
+            task.begin(self.query_tower, self.item_tower, tasks)
 
     def _add_negatives(
         self, given: Sequence[Sampler | str], correction: Any, candidates: Any, known_positives: Any
@@ -392,6 +395,7 @@ class TwoTowerModel(keras.Model):
             temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
             encoded_queries=partial(self.query_tower.encoder.encoded, x),
             encoded_items=partial(self.item_tower.encoder.encoded, x),
+            ranker=self.ranker,
         )
 
     def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:

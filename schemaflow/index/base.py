@@ -206,7 +206,7 @@ class Index(keras.layers.Layer):
             each = vectors_each(vectors)
             flat = tf.reshape(vectors, [-1, tf.shape(vectors)[2]])  # [batch K, dim]
             exclude, allow = (None if it is None else tf.repeat(it, each, axis=0) for it in (exclude, allow))
-            return _merged(*self.nearest(flat, k, exclude, allow, eligible, by_angle, nprobe), each)
+            return merged(*self.nearest(flat, k, exclude, allow, eligible, by_angle, nprobe), each)
         count = tf.shape(self.candidates)[0]
         k = tf.cast(tf.minimum(tf.cast(k, tf.int64), tf.cast(count, tf.int64)), tf.int32)
         scale = tf.math.reciprocal_no_nan(tf.convert_to_tensor(self.lengths)) if by_angle else None
@@ -367,7 +367,7 @@ def assign(variable: Any, value: tf.Tensor, shape: list[None], name: str) -> Any
     return variable
 
 
-def _merged(scores: tf.Tensor, positions: tf.Tensor, each: int) -> tuple[tf.Tensor, tf.Tensor]:
+def merged(scores: tf.Tensor, positions: tf.Tensor, each: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Return (scores, positions) of the k best of each query's vectors together, [batch, k] both.
 
     These are the k best by the highest score: what is among them is among the k best of the vector that it is nearest to,

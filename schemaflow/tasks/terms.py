@@ -19,7 +19,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 
-__all__ = ["Debiasing", "Items", "Step", "Task", "bound", "refuse_twins"]
+__all__ = ["Debiasing", "Items", "SecondStage", "Step", "Task", "bound", "refuse_twins"]
 
 
 class Items(Protocol):
@@ -37,10 +37,21 @@ class Items(Protocol):
         """Return their vectors, [n, dim], by the item tower as it is: gradients reach it."""
 
     def nearest(self, queries: tf.Tensor, k: int) -> tf.Tensor:
-        """Return the positions of the items nearest to queries [b, dim], [b, min(k, size)] int64, best first.
+        """Return the positions of the items nearest to queries [b, dim] or [b, K, dim], [b, min(k, size)] int64, best first.
 
         By the items' vectors as they were when the epoch began.
         """
+
+
+class SecondStage(Protocol):
+    """A head that ranks what was retrieved, as other terms see it."""
+
+    targets: list[str] | None
+
+    def logits(
+        self, query_inputs: tf.Tensor, query: tf.Tensor, candidates: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """Return the log odds of each target, [b, m, T] float32, of queries' inputs [b, width] and vectors with candidates [b, m, dim]."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class Step:
         temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
         encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
         encoded_items: Gives the item tower's features, of the rows' own items.
+        ranker: The second stage, where the model has one.
         interests: All vectors of a query tower that gives several, [b, K, dim]; else None.
     """
 
@@ -83,6 +95,7 @@ class Step:
     temperature: float | tf.Tensor
     encoded_queries: Callable[[], Tensors]
     encoded_items: Callable[[], Tensors]
+    ranker: SecondStage | None = None
     interests: tf.Tensor | None = None
 
     @property
@@ -130,13 +143,16 @@ class Task(_Term):
     loss_weight: float
     towers: Sequence[Any] = ()
 
-    def begin(self, query_tower: Any, item_tower: Any, retrieval: Any) -> None:
-        """Let a new model begin as the task says, if it says anything: with weights that it brings.
+    def begin(self, query_tower: Any, item_tower: Any, tasks: Sequence[Any]) -> None:
+        """See the model that holds the task when it is made: let it begin with weights that the task brings, if it brings any.
 
         Args:
             query_tower: The model's.
             item_tower: The model's.
-            retrieval: Its `RetrievalTask`, or None.
+            tasks: All of the model's.
+
+        Raises:
+            ConfigError: The task needs another that is not there.
         """
         return
 

@@ -262,7 +262,10 @@ class TwoTowerModel(keras.Model):
         refuse_twins([*tasks, *debiasing])
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
         self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
-        encoders = (self.query_tower.encoder, self.item_tower.encoder)
+        for term in debiasing:
+            term.begin(self.query_tower.dim)
+        own = [term.encoder for term in (*tasks, *debiasing) if term.encoder is not None]
+        encoders = (self.query_tower.encoder, self.item_tower.encoder, *own)
         self._inputs = Inputs(self.schema, self.sides, beside, encoders)
         self._reads_inputs = any(task.reads_inputs for task in tasks)
         probe = tf.zeros((2, self.query_tower.dim))
@@ -488,7 +491,7 @@ class TwoTowerModel(keras.Model):
             DataError: A table is not readable, lacks a column, or holds what does not fit its feature.
         """
         refuse_arguments(kwargs | {"y": y, "validation_split": kwargs.get("validation_split") or None})
-        epochs = Epochs(self._prepare_epoch, self._unseen)
+        epochs = Epochs(self._prepare_epoch, self._unseen, self._end_epoch)
         train = self._inputs.dataset(x, batch_size, tables, seed=(lambda: epochs.seed) if shuffle else None)
         if isinstance(validation_data, tf.data.Dataset):
             validation_data = self._inputs.dataset(validation_data)
@@ -537,6 +540,10 @@ class TwoTowerModel(keras.Model):
     def _prepare_epoch(self) -> None:
         if self._items is not None or (self.retrieval is not None and self.retrieval.metrics_in_training):
             self.encode_candidates()
+
+    def _end_epoch(self, logs: Mapping[str, Any]) -> None:
+        for term in self.debiasing:
+            term.settle(logs)
 
     def encode_candidates(self) -> None:
         """Give the metrics and tasks that look at the whole catalogue its vectors, as they are now."""

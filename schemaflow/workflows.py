@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemaflow.bulk import embed, recommend_all
-from schemaflow.config import RunConfig, TaskConfig, TowerConfig, TowersConfig
+from schemaflow.config import HistoryConfig, RunConfig, TaskConfig, TowerConfig, TowersConfig
 from schemaflow.data.join import read_ids, read_table
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.evaluation import NothingToFindError, Report, evaluate
 from schemaflow.export import Recommender, check_target
+from schemaflow.layers.history import UserHistoryEncoder
 from schemaflow.layers.mlp import MLPBlock
 from schemaflow.models import TwoTowerModel
 from schemaflow.optimizers import optimizer_of
@@ -189,6 +190,7 @@ def _model(config: RunConfig, schema: Schema, training: Source, candidates: Sour
         embedding_options=config.embedding_options.options(),
         prediction_tasks=[_task(towers, task) for task in towers.prediction_tasks],
         samplers=samplers,
+        history=None if towers.history is None else _history(towers.history),
         l2_normalize=towers.l2_normalize,
         correction=towers.correction,
         candidates=candidates if any(sampler.needs_catalogue for sampler in samplers) else None,
@@ -207,6 +209,10 @@ def _task(towers: TowersConfig, task: TaskConfig) -> Task:
     block = None if task.dimensions is None else MLPBlock(task.dimensions, final_activation="relu")
     made: Task = lookup("task", task.kind)(target=task.target, block=block, loss_weight=task.loss_weight)
     return made
+
+
+def _history(history: HistoryConfig) -> UserHistoryEncoder:
+    return UserHistoryEncoder(**{name: getattr(history, name) for name in type(history).model_fields})
 
 
 def _block(tower: TowerConfig) -> MLPBlock:

@@ -263,6 +263,10 @@ class TwoTowerModel(keras.Model):
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
         self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
         for term in debiasing:
+            if term.built:
+                raise ConfigError(
+                    f'the debiasing "{term.name}" belongs to another model; pass a {type(term).__name__} of its own to each'
+                )
             term.begin(self.query_tower.dim)
         own = [term.encoder for term in (*tasks, *debiasing) if term.encoder is not None]
         encoders = (self.query_tower.encoder, self.item_tower.encoder, *own)

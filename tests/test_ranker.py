@@ -292,6 +292,11 @@ def test_teachers_and_blocks_are_kept_in_the_config() -> None:
     assert again.get_config() == ranker.get_config()
     assert again.teacher["a"].function is registered
     assert (again.teacher["b"], again.block.dimensions, again.random) == ("b_teacher", [3], 32)
+    unnamed = sf.LightRanker(["a", "b"], teacher={"a": by_parity, "b": "b_teacher"})
+    grown = sf.LightRanker.from_config(unnamed.get_config())  # of a function that is not registered its name is kept
+    assert grown.teacher["a"].function is None
+    grown.continue_from(unnamed)
+    assert grown.teacher["a"].function is by_parity
 
 
 def test_rankers_that_cannot_be() -> None:
@@ -415,6 +420,29 @@ def test_a_mixture_learns_is_saved_and_served_alike(tmp_path: Path) -> None:
     model.save(tmp_path / "it.keras")
     again = keras.saving.load_model(tmp_path / "it.keras")
     assert again.export(tmp_path / "bundle", CATALOGUE, k=3).recommend(ASKED).identifiers == served(model, 3)
+
+
+def test_queries_of_several_vectors_are_ranked_too(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(3)
+    tower = keras.Sequential([keras.layers.Dense(8), keras.layers.Reshape((2, 4))])
+    model = sf.TwoTowerModel(
+        sf.Schema((*IDS, CLICK)), tower, sf.MLPBlock([4]), correction=None, candidates=CATALOGUE,
+        prediction_tasks=[sf.RetrievalTask(), sf.LightRanker(num_retrieved=KEPT, random=2, train_score=True)],
+    )  # fmt: skip
+    model.compile("adam")
+    model.fit(LOG, batch_size=500, verbose=0)
+    inputs, queries, vectors = (
+        model.query_inputs(ASKED),
+        model.query_embeddings(ASKED),
+        model.candidate_embeddings(CATALOGUE),
+    )
+    near = np.argsort(-(queries @ vectors.T).max(axis=1), axis=1)[:, :KEPT]
+    scores = model.ranker.scores(inputs, queries, vectors[near]).numpy()
+    expected = np.take_along_axis(near, np.argsort(-scores, axis=1), axis=1)[:, :3].tolist()
+    assert model.export(tmp_path / "bundle", CATALOGUE, k=3).recommend(ASKED).identifiers == expected
+    report = sf.evaluate(model, LOG, CATALOGUE, ks=(3,), rerank=True)
+    hits = np.array([item in expected[user] for user, item in zip(LOG["user"], LOG["item"], strict=True)])
+    assert report["hit_rate@3"] == pytest.approx(hits[LOG["click"] == 1].mean())
 
 
 def test_reports_say_what_they_rank_by(trained: sf.TwoTowerModel, recommender: sf.Recommender) -> None:

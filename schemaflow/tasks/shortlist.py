@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.interests import scores_of_own
 from schemaflow.tasks.terms import Items
 
 __all__ = ["Shortlist", "check_sizes", "shortlist"]
@@ -35,10 +36,7 @@ class Shortlist:
 
     def scores(self, queries: tf.Tensor, embed: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
         """Return the scores of the items by the vectors that `embed` gives of positions, as `logits` does."""
-        queries, vectors = tf.cast(queries, tf.float32), self.vectors(embed)
-        if queries.shape.rank == 2:
-            return tf.linalg.matvec(vectors, queries)
-        return tf.reduce_max(tf.matmul(vectors, queries, transpose_b=True), axis=2)
+        return scores_of_own(tf.cast(queries, tf.float32), self.vectors(embed))
 
     def vectors(self, embed: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
         """Return the vectors of the items, [b, m, dim] float32.

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
@@ -468,3 +469,47 @@ def test_what_cannot_be_ranked_anew_is_refused(trained: sf.TwoTowerModel) -> Non
         sf.evaluate(model_of(CLICK, ranker=None), LOG, CATALOGUE, ks=(3,), rerank=True)
     with pytest.raises(ConfigError, match="the cut-off 9 is beyond the 8 items"):
         sf.evaluate(trained, LOG, CATALOGUE, ks=(3, 9), rerank=True)
+
+
+# -- what it is for ---------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_of_what_was_shown_and_what_was_not_makes_a_better_ranking(tmp_path: Path) -> None:
+    """A small form of benchmarks/systems/ranker.py, which has three seeds and the other ways to train."""
+    world = sf.datasets.simulate(tmp_path, sf.datasets.Choices(clicks=20), users=400, items=150, cross=1.5, seed=1)
+    shown = pq.read_table(world.interactions)
+    user, item = (world.rows(shown[name].to_pylist()) for name in ("user_id", "item_id"))
+    odds = world.teacher[user, item] + world.clickbait[item] - 2
+    clicks = (np.random.default_rng(1).random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(np.int8)
+    users, items = (
+        np.stack(pq.read_table(tmp_path / f"{side}s.parquet")[f"{side}_factors"].to_numpy())
+        for side in ("user", "item")
+    )
+    log = {"user_factors": users[user], "item_id": shown["item_id"], "item_factors": items[item], "click": clicks}
+    whole = sf.Schema.from_yaml(world.schema).select_by_name(["user_factors", "item_id", "item_factors"])
+    schema = sf.Schema((*whole, CLICK)).fit(log, world.items)
+
+    def worth(queries: Any, candidates: Any) -> Any:
+        rows = np.argmax(queries["user_factors"] @ users.T - (users**2).sum(axis=1) / 2, axis=1)
+        columns = world.rows(candidates["item_id"].ravel()).reshape(candidates["item_id"].shape)
+        return world.teacher[rows[:, np.newaxis], columns] - 2
+
+    keras.utils.set_random_seed(1)
+    teacher = sf.Scorer(worth, features=["user_factors", "item_id"])
+    model = sf.TwoTowerModel(
+        schema, sf.MLPBlock([32, 16]), candidates=world.items,
+        prediction_tasks=[sf.RetrievalTask(), sf.LightRanker(teacher=teacher, random=16, num_retrieved=40)],
+    )  # fmt: skip
+    model.compile(sf.optimizers.Adam(0.005))
+    model.fit(log, batch_size=256, epochs=5, verbose=0)
+
+    held_out = np.setdiff1d(np.arange(400), user)
+    asked = {"user_factors": users[held_out]}
+    queries, vectors = model.query_embeddings(asked), model.candidate_embeddings(world.items)
+    near = np.argsort(-queries @ vectors.T, axis=1)[:, :40]
+    scores = model.ranker.scores(model.query_inputs(asked), queries, vectors[near]).numpy()
+    ranked = np.take_along_axis(near, np.argsort(-scores, axis=1), axis=1)
+    true, discounts = world.relevance[held_out], 1 / np.log2(np.arange(10) + 2)
+    gains = [np.take_along_axis(true, it[:, :10], axis=1) @ discounts for it in (near, ranked)]
+    alone, both = (it / (-np.sort(-true, axis=1)[:, :10] @ discounts) for it in gains)
+    assert both.mean() >= alone.mean() + 0.03

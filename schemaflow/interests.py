@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["nearest_interest", "scores_of", "scores_of_own", "vectors_each"]
+__all__ = ["nearest_interest", "scores_of", "vectors_each"]
 
 
 def vectors_each(queries: Any) -> int:
@@ -31,22 +31,6 @@ def scores_of(queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
     flat = tf.reshape(queries, [-1, tf.shape(queries)[2]])  # [q K, dim]
     each = tf.matmul(flat, candidates, transpose_b=True)  # [q K, n]
     return tf.reduce_max(tf.reshape(each, [-1, vectors_each(queries), tf.shape(candidates)[0]]), axis=1)
-
-
-def scores_of_own(queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
-    """Return the scores of candidates that each query has for itself, `max_k q_k . c`, [q, m].
-
-    Args:
-        queries: [q, dim] or [q, K, dim].
-        candidates: [q, m, dim].
-
-    Example:
-        >>> scores_of_own(tf.constant([[[1.0, 0.0], [0.0, 2.0]]]), tf.constant([[[3.0, 1.0], [1.0, 1.0]]])).numpy().tolist()
-        [[3.0, 2.0]]
-    """
-    if queries.shape.rank == 2:
-        return tf.linalg.matvec(candidates, queries)
-    return tf.reduce_max(tf.matmul(candidates, queries, transpose_b=True), axis=2)
 
 
 def nearest_interest(queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from schemaflow.features.catalogue import ItemCatalogue
 from schemaflow.features.kinds import Tensors
+from schemaflow.index.base import merged
 from schemaflow.index.brute_force import exact
+from schemaflow.interests import vectors_each
 
 __all__ = ["AllItems"]
 
@@ -43,7 +45,9 @@ class AllItems:
         self._encoded.assign(vectors)
 
     def nearest(self, queries: tf.Tensor, k: int) -> tf.Tensor:
-        """Return the positions of the items nearest to queries [b, dim] by the vectors kept, [b, min(k, size)] int64."""
+        """Return the positions of the items nearest to queries [b, dim] or [b, K, dim] by the vectors kept, [b, min(k, size)] int64."""
         vectors = tf.stop_gradient(tf.cast(queries, tf.float32))
-        _, positions = exact(vectors, self._encoded.read_value(), tf.constant(min(k, self.size)), None, None)
+        flat = tf.reshape(vectors, [-1, tf.shape(vectors)[-1]])  # [b K, dim]
+        found = exact(flat, self._encoded.read_value(), tf.constant(min(k, self.size)), None, None)
+        _, positions = found if vectors.shape.rank == 2 else merged(*found, vectors_each(vectors))
         return tf.ensure_shape(tf.cast(positions, tf.int64), [None, min(k, self.size)])

@@ -194,7 +194,11 @@ class TwoTowerModel(keras.Model):
             tasks = _listed(prediction_tasks)
         self._add_terms(tasks, debiasing)
         self._add_negatives(samplers, correction, candidates, known_positives)
-        # traced once for each side; a lambda in the loop would be traced at each call
+        self._add_encoders()
+        self.built = True
+
+    def _add_encoders(self) -> None:
+        """Trace what gives vectors once for each side; a lambda in the loop would be traced at each call."""
         self._encode_query = tf.function(
             lambda batch: tf.cast(self.query_tower(batch), tf.float32), reduce_retracing=True
         )
@@ -204,7 +208,6 @@ class TwoTowerModel(keras.Model):
         self._encode_candidate = tf.function(
             lambda batch: tf.cast(self.item_tower(batch), tf.float32), reduce_retracing=True
         )
-        self.built = True
 
     def _add_towers(self, query: keras.layers.Layer, item: keras.layers.Layer, l2_normalize: bool) -> None:
         """Make the towers around their blocks, with the tables that the features of both share."""
@@ -259,14 +262,17 @@ class TwoTowerModel(keras.Model):
         refuse_twins([*tasks, *debiasing])
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
         self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
-        encoders = (self.query_tower.encoder, self.item_tower.encoder)
+        for term in debiasing:
+            term.begin(self.query_tower.dim)
+        own = [term.encoder for term in (*tasks, *debiasing) if term.encoder is not None]
+        encoders = (self.query_tower.encoder, self.item_tower.encoder, *own)
         self._inputs = Inputs(self.schema, self.sides, beside, encoders)
         self._reads_inputs = any(task.reads_inputs for task in tasks)
         probe = tf.zeros((2, self.query_tower.dim))
         inputs = tf.zeros((2, *self.query_tower.encoder.shape))
         for task in tasks:
             task.predictions(probe, probe, inputs)  # makes the weights of those that predict
-            task.begin(self.query_tower, self.item_tower, self.retrieval)
+            task.begin(self.query_tower, self.item_tower, tasks)
 
     def _add_negatives(
         self, given: Sequence[Sampler | str], correction: Any, candidates: Any, known_positives: Any
@@ -389,6 +395,7 @@ class TwoTowerModel(keras.Model):
             temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
             encoded_queries=partial(self.query_tower.encoder.encoded, x),
             encoded_items=partial(self.item_tower.encoder.encoded, x),
+            ranker=self.ranker,
         )
 
     def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:
@@ -484,7 +491,7 @@ class TwoTowerModel(keras.Model):
             DataError: A table is not readable, lacks a column, or holds what does not fit its feature.
         """
         refuse_arguments(kwargs | {"y": y, "validation_split": kwargs.get("validation_split") or None})
-        epochs = Epochs(self._prepare_epoch, self._unseen)
+        epochs = Epochs(self._prepare_epoch, self._unseen, self._end_epoch)
         train = self._inputs.dataset(x, batch_size, tables, seed=(lambda: epochs.seed) if shuffle else None)
         if isinstance(validation_data, tf.data.Dataset):
             validation_data = self._inputs.dataset(validation_data)
@@ -533,6 +540,10 @@ class TwoTowerModel(keras.Model):
     def _prepare_epoch(self) -> None:
         if self._items is not None or (self.retrieval is not None and self.retrieval.metrics_in_training):
             self.encode_candidates()
+
+    def _end_epoch(self, logs: Mapping[str, Any]) -> None:
+        for term in self.debiasing:
+            term.settle(logs)
 
     def encode_candidates(self) -> None:
         """Give the metrics and tasks that look at the whole catalogue its vectors, as they are now."""

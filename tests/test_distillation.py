@@ -266,3 +266,63 @@ def test_rows_count_by_their_weight() -> None:
         batch = {**rows, "weight": np.array(weights, np.float32)}
         losses.append(model.test_on_batch({k: tf.constant(v) for k, v in batch.items()}, return_dict=True)["loss"])
     assert losses[2] == pytest.approx((3 * losses[0] + losses[1]) / 4, rel=1e-5)
+
+
+# -- the ranker -------------------------------------------------------------------------------------------------------
+
+CLICK = sf.Feature(name="click", dtype="int8", tags=("target", "binary"), value=1.0)
+BUY = sf.Feature(name="buy", dtype="int8", tags=("target", "binary"), value=2.0)
+LABELS = {"click": rng.integers(2, size=300).astype(np.int8), "buy": rng.integers(2, size=300).astype(np.int8)}
+
+
+def test_the_ranker_learns_of_a_teacher(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(3)
+    tasks = (
+        sf.RetrievalTask(),
+        sf.LightRanker(["click", "buy"], sf.MLPBlock([16]), random=4, loss_weight=0.0),
+        sf.DistillationTask(truth, on="ranker", of="buy", hard=0, random=ITEMS),
+    )
+    schema = sf.Schema((*FEATURES, CLICK, BUY)).fit(LOG | LABELS)
+    model = sf.TwoTowerModel(schema, sf.MLPBlock([6]), prediction_tasks=list(tasks))
+    model.compile(keras.optimizers.Adam(0.02))
+    history = model.fit(LOG | LABELS, batch_size=100, epochs=25, verbose=0).history
+    assert history["distillation/agreement"][-1] > 0.75
+    pairs = {"user": np.repeat(np.arange(USERS), ITEMS), "item": np.tile(np.arange(ITEMS), USERS)}
+    found = {name: model.predict(pairs)[f"light_ranker/{name}"].reshape(USERS, ITEMS) for name in ("click", "buy")}
+    agreeing = {name: (np.argmax(it, axis=1) == np.argmax(TRUTH, axis=1)).mean() for name, it in found.items()}
+    assert agreeing["buy"] > 0.6
+    model.save(tmp_path / "it.keras")
+    again = keras.models.load_model(tmp_path / "it.keras")
+    assert again.predict(pairs)["light_ranker/buy"].tolist() == found["buy"].ravel().tolist()
+
+
+def test_the_rankers_target_is_looked_for() -> None:
+    features = (*FEATURES, CLICK, BUY, COLUMN)
+    with pytest.raises(ConfigError, match='"distillation" is to teach the ranker, and prediction_tasks holds none'):
+        model_of(sf.DistillationTask(on="ranker"), features=features)
+    ranker = sf.LightRanker(["click", "buy"], random=4)
+    with pytest.raises(ConfigError, match="and names none; expected of= one of click, buy"):
+        model_of(ranker, sf.DistillationTask(on="ranker"), features=features)
+    ranker = sf.LightRanker("click", random=4)
+    assert model_of(ranker, sf.DistillationTask(on="ranker"), features=features).tasks[1].of == "click"
+    with pytest.raises(ConfigError, match='the ranker is taught by head="shared"'):
+        sf.DistillationTask(on="ranker", head="auxiliary")
+    with pytest.raises(
+        ConfigError, match="of is 'click'; expected the name of a target of the ranker, with on=\"ranker\""
+    ):
+        sf.DistillationTask(of="click")
+
+
+def test_queries_of_several_vectors_are_taught_by_the_nearest() -> None:
+    keras.utils.set_random_seed(3)
+    block = keras.Sequential([keras.layers.Dense(12), keras.layers.Reshape((2, 6))])
+    model = sf.TwoTowerModel(
+        sf.Schema(FEATURES).fit(LOG),
+        block,
+        keras.layers.Dense(6),
+        embedding_options=sf.EmbeddingOptions(embedding_dim_default=6),
+        prediction_tasks=[sf.DistillationTask(truth, hard=6, random=6)],
+    )
+    model.compile(keras.optimizers.Adam(0.03))
+    history = model.fit(LOG, batch_size=100, epochs=20, verbose=0).history
+    assert history["distillation/agreement"][-1] > 0.6 > history["distillation/agreement"][0]

@@ -13,6 +13,8 @@ import pytest
 import tensorflow as tf
 
 import schemaflow as sf
+from schemaflow import workflows
+from schemaflow.config import TaskConfig, TowersConfig
 from schemaflow.errors import ConfigError, SchemaError
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.sides import sides_of
@@ -330,6 +332,24 @@ def test_rankers_that_cannot_be() -> None:
             build()
     with pytest.raises(ConfigError, match="knows no targets yet"):
         sf.LightRanker()(tf.zeros((1, 2)), tf.zeros((1, 2)), tf.zeros((1, 1, 2)))
+
+
+def test_run_files_name_rankers() -> None:
+    said = TaskConfig(kind="light-ranker", dimensions=[6], num_retrieved=50, loss_weight=0.5)
+    made = workflows._task(TowersConfig(), said)
+    assert (type(made), made.block.dimensions, made.num_retrieved) == (sf.LightRanker, [6], 50)
+    assert made.loss_weight == 0.5
+    mixture = workflows._task(TowersConfig(), TaskConfig(kind="mixture-of-logits"))
+    assert (type(mixture), mixture.num_retrieved) == (sf.MixtureOfLogits, 100)
+    for keys, message in [
+        (
+            {"kind": "mixture-of-logits", "dimensions": [6]},
+            'task "mixture-of-logits" has no "target" and no "dimensions"',
+        ),
+        ({"kind": "regression", "num_retrieved": 5}, 'the task "regression" has no "num_retrieved"'),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            TaskConfig(**keys)
 
 
 def test_no_warning_where_items_are_seen_that_were_not_shown() -> None:

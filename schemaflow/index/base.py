@@ -208,7 +208,7 @@ class Index(keras.layers.Layer):
             allow = None if allow is None else tf.repeat(allow, each, axis=0)
             if exclude is not None:  # one row is that of all vectors
                 exclude = tf.repeat(exclude, tf.where(tf.shape(exclude)[0] == 1, 1, each), axis=0)
-            return _merged(*self.nearest(flat, k, exclude, allow, eligible, by_angle, nprobe), each)
+            return merged(*self.nearest(flat, k, exclude, allow, eligible, by_angle, nprobe), each)
         count = tf.shape(self.candidates)[0]
         k = tf.cast(tf.minimum(tf.cast(k, tf.int64), tf.cast(count, tf.int64)), tf.int32)
         scale = tf.math.reciprocal_no_nan(tf.convert_to_tensor(self.lengths)) if by_angle else None
@@ -369,7 +369,7 @@ def assign(variable: Any, value: tf.Tensor, shape: list[None], name: str) -> Any
     return variable
 
 
-def _merged(scores: tf.Tensor, positions: tf.Tensor, each: int) -> tuple[tf.Tensor, tf.Tensor]:
+def merged(scores: tf.Tensor, positions: tf.Tensor, each: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Return (scores, positions) of the k best of each query's vectors together, [batch, k] both.
 
     These are the k best by the highest score: what is among them is among the k best of the vector that it is nearest to,

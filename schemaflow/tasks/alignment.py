@@ -177,7 +177,7 @@ class RewardAlignmentTask(Task):
         self.built = True
         return ()
 
-    def begin(self, query_tower: Any, item_tower: Any, retrieval: RetrievalTask | None) -> None:
+    def begin(self, query_tower: Any, item_tower: Any, tasks: Sequence[Any]) -> None:
         """Let a model's towers begin as the base's, where that is asked for; and a learned temperature.
 
         Raises:
@@ -193,8 +193,9 @@ class RewardAlignmentTask(Task):
                     ' the base, or say start="fresh", and it begins anew'
                 )
             tower.set_weights(weights)
-        if retrieval is not None and retrieval.log_temperature is not None:
-            retrieval.log_temperature.assign(math.log(base.temperature))
+        for task in tasks:
+            if isinstance(task, RetrievalTask) and task.log_temperature is not None:
+                task.log_temperature.assign(math.log(base.temperature))
 
     def loss_in(self, step: Step) -> tf.Tensor:
         """Return the loss of a batch, a scalar float32, and update the metrics."""

@@ -15,8 +15,9 @@ from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 from schemaflow.schema.tags import Tags
 from schemaflow.tasks.listwise import binary, divergence, margins, squares
+from schemaflow.tasks.ranker import Ranker
 from schemaflow.tasks.scoring import Scorer, as_scorer
-from schemaflow.tasks.shortlist import check_sizes, shortlist
+from schemaflow.tasks.shortlist import check_sizes, nearest_scores, shortlist
 from schemaflow.tasks.terms import Step, Task
 
 __all__ = ["DistillationTask"]
@@ -27,16 +28,18 @@ LISTWISE = ("kl", "margin")
 
 HEADS = ("shared", "auxiliary")
 
+STAGES = ("retrieval", "ranker")
+
 
 @register("task", "distillation")
 @keras.saving.register_keras_serializable("schemaflow")
 class DistillationTask(Task):
-    """A teacher's scores, learned by the towers: what the log never showed is ranked as the teacher would.
+    """A teacher's scores, learned by the towers or by the ranker: what the log never showed is ranked as the teacher would.
 
     A teacher is a function of pairs (see `Scorer`), asked for each row's query with the items it finds nearest and with some
     at random; or a column of the log tagged `teacher`, which knows of each row's own item alone. Its scores t are log odds,
-    and any number where order is all; the student's are `z = scale * q . c / temperature + bias`, with the temperature of the
-    retrieval. By loss:
+    and any number where order is all; the student's are `z = scale * s + bias`, with s of the retrieval `q . c / temperature`,
+    with its own temperature, and of the ranker the log odds of a target. Scale and bias begin as 1 and 0. By loss:
 
         kl      KL(softmax(t / T) || softmax(z / T)) T^2 over a query's candidates
         margin  the mean over pairs of them of ((z_i - z_j) - (t_i - t_j))^2
@@ -55,7 +58,11 @@ class DistillationTask(Task):
         loss: "kl", "margin", "bce" or "mse". If None, kl with a function and bce with a column, which can have only bce and mse:
             a row has no other item to compare.
         head: "shared" makes z of the very scores that are served; "auxiliary" of `(W q) . c`, with a matrix W that begins as
-            the identity: the towers learn what the teacher knows, and their own scores stay free to follow the clicks.
+            the identity: the towers learn what the teacher knows, and their own scores stay free to follow the clicks. The
+            ranker's is shared.
+        on: "retrieval" teaches the towers' scores, "ranker" the second stage's among the `prediction_tasks`, such as
+            `LightRanker`; with one task of each, both.
+        of: The ranker's target that is taught; the one it has if None.
         temperature: T, of kl: above 1, what the teacher ranks low counts more.
         hard: How many candidates are the query's nearest, by the items' vectors as they were when the epoch began.
         random: How many are drawn from all items.
@@ -85,6 +92,8 @@ class DistillationTask(Task):
         head: str = "shared",
         temperature: float = 1.0,
         *,
+        on: str = "retrieval",
+        of: str | None = None,
         hard: int = 32,
         random: int = 32,
         probabilities: bool = False,
@@ -96,7 +105,7 @@ class DistillationTask(Task):
         self.column = teacher if isinstance(teacher, str) else None
         self.scorer = None if teacher is None or isinstance(teacher, str) else as_scorer(teacher)
         self.loss = ("bce" if self.scorer is None else "kl") if loss is None else loss
-        for argument, given, known in (("loss", self.loss, LOSSES), ("head", head, HEADS)):
+        for argument, given, known in (("loss", self.loss, LOSSES), ("head", head, HEADS), ("on", on, STAGES)):
             if given not in known:
                 hint = suggest(given, known).rstrip("?") if isinstance(given, str) else ""
                 raise ConfigError(f"{argument} is {given!r}{hint}; expected {' or '.join(map(repr, known))}")
@@ -105,6 +114,10 @@ class DistillationTask(Task):
                 f'the loss "{self.loss}" compares a query\'s items with each other, and a column holds the score of one: pass a'
                 ' function as the teacher, or loss="bce" or "mse"'
             )
+        if on == "ranker" and head == "auxiliary":
+            raise ConfigError('the head is "auxiliary", which is one of vectors; the ranker is taught by head="shared"')
+        if of is not None and (on == "retrieval" or not isinstance(of, str)):
+            raise ConfigError(f'of is {of!r}; expected the name of a target of the ranker, with on="ranker"')
         if not _is_positive(temperature):
             raise ConfigError(f"the temperature is {temperature!r}; expected a number above 0")
         if self.loss != "kl" and temperature != 1.0:
@@ -115,6 +128,8 @@ class DistillationTask(Task):
             raise ConfigError(f"probabilities is {probabilities!r}; expected True or False")
         check_sizes(hard, random)
         self.head = head
+        self.on, self.of = on, of
+        self.reads_inputs = on == "ranker"
         self.temperature = float(temperature)
         self.hard, self.random = hard, random
         self.probabilities = probabilities
@@ -175,22 +190,52 @@ class DistillationTask(Task):
             self.build(query.shape)
         return {}
 
+    def begin(self, query_tower: Any, item_tower: Any, tasks: Sequence[Any]) -> None:
+        """Find the ranker's target.
+
+        Raises:
+            ConfigError: There is no ranker, or it has no such target.
+        """
+        if self.on == "retrieval":
+            return
+        ranker = next((it for it in tasks if isinstance(it, Ranker)), None)
+        if ranker is None:
+            raise ConfigError(
+                f'task "{self.name}" is to teach the ranker, and prediction_tasks holds none; add a LightRanker, or say on="retrieval"'
+            )
+        targets = list(ranker.targets or ())
+        if self.of is None and len(targets) == 1:
+            self.of = targets[0]
+        if self.of not in targets:
+            received = "none" if self.of is None else f'"{self.of}"'
+            raise ConfigError(
+                f'task "{self.name}" is to teach a target of the ranker, and names {received}; expected of= one of {", ".join(targets)}'
+            )
+
     def loss_in(self, step: Step) -> tf.Tensor:
         """Return the loss of a batch, a scalar float32, and update the metrics."""
-        query = tf.cast(step.query if self.scorer is None else step.queries, tf.float32)
-        if self._turn is not None:
-            query = tf.matmul(query, self._turn)
         if self.scorer is None:
             teacher = tf.cast(step.column(self._feature), tf.float32)[:, tf.newaxis]  # [b, 1]
-            scores = tf.reduce_sum(query * tf.cast(step.candidate, tf.float32), axis=1, keepdims=True)
             compared = ~tf.math.is_nan(teacher)
+            scores = self._scores(step, step.query, tf.cast(step.candidate, tf.float32)[:, tf.newaxis])
         else:
             assert step.items is not None, "the model gives what a term needs"
             listed = shortlist(step.items, step.queries, self.hard, self.random, self._seed)
             teacher = self.scorer.scores(step, listed.positions)  # [b, m]
-            scores = listed.logits(query, step.items)
             compared = listed.first & ~tf.math.is_nan(teacher)
-        return self._compare(scores / step.temperature, teacher, compared, step.weights)
+            scores = self._scores(step, step.queries, listed.vectors(step.items.vectors))
+        return self._compare(scores, teacher, compared, step.weights)
+
+    def _scores(self, step: Step, queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+        """Return the student's scores of candidates [b, m, dim], before the head's scale and bias, [b, m]."""
+        if self.on == "retrieval":
+            queries = tf.cast(queries, tf.float32)
+            turned = queries if self._turn is None else tf.matmul(queries, self._turn)
+            return nearest_scores(turned, candidates) / step.temperature
+        assert step.ranker is not None, "looked for when the model was made"
+        assert step.ranker.targets is not None, "it is bound"
+        logits = step.ranker.logits(step.query_inputs, step.query, candidates, step.training)  # [b, m, T]
+        return logits[..., step.ranker.targets.index(str(self.of))]
 
     def _compare(
         self, scores: tf.Tensor, teacher: tf.Tensor, compared: tf.Tensor, weights: tf.Tensor | None
@@ -251,6 +296,8 @@ class DistillationTask(Task):
             "teacher": teacher,
             "loss": self.loss,
             "head": self.head,
+            "on": self.on,
+            "of": self.of,
             "temperature": self.temperature,
             "hard": self.hard,
             "random": self.random,

@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError, SchemaError
-from schemaflow.interests import scores_of_own
 from schemaflow.layers.arguments import is_count
 from schemaflow.layers.mlp import MLPBlock
 from schemaflow.losses import check_loss_weight, weighted_mean
@@ -20,7 +19,7 @@ from schemaflow.schema.sides import Sides
 from schemaflow.schema.tags import Tags
 from schemaflow.tasks.heads import AttentionHead, Head, MixtureHead
 from schemaflow.tasks.scoring import Scorer, as_scorer
-from schemaflow.tasks.shortlist import shortlist
+from schemaflow.tasks.shortlist import nearest_scores, shortlist
 from schemaflow.tasks.targets import RESERVED
 from schemaflow.tasks.terms import Step, Task
 
@@ -263,7 +262,7 @@ class Ranker(Task):
         query_inputs, query, candidates = given
         if not self.built:
             self.build(query_inputs.shape, query.shape, candidates.shape)
-        scores = scores_of_own(query, candidates)  # [b, m]
+        scores = nearest_scores(query, candidates)  # [b, m]
         scores = scores if self.train_score else tf.stop_gradient(scores)
         logits: tf.Tensor = self._head(query_inputs, candidates, scores, training=training)
         return logits

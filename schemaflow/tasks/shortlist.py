@@ -7,10 +7,9 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
-from schemaflow.interests import scores_of_own
 from schemaflow.tasks.terms import Items
 
-__all__ = ["Shortlist", "check_sizes", "shortlist"]
+__all__ = ["Shortlist", "check_sizes", "nearest_scores", "shortlist"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Shortlist:
 
     def scores(self, queries: tf.Tensor, embed: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
         """Return the scores of the items by the vectors that `embed` gives of positions, as `logits` does."""
-        return scores_of_own(tf.cast(queries, tf.float32), self.vectors(embed))
+        return nearest_scores(tf.cast(queries, tf.float32), self.vectors(embed))
 
     def vectors(self, embed: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
         """Return the vectors of the items, [b, m, dim] float32.
@@ -46,6 +45,22 @@ class Shortlist:
         """
         distinct, place = tf.unique(tf.reshape(self.positions, [-1]))
         return tf.gather(tf.cast(embed(distinct), tf.float32), tf.reshape(place, tf.shape(self.positions)))
+
+
+def nearest_scores(queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+    """Return the scores of each query's own candidates, [b, m]: the dot product, or the largest of a query's several vectors.
+
+    Args:
+        queries: [b, dim] or [b, K, dim].
+        candidates: [b, m, dim].
+
+    Example:
+        >>> nearest_scores(tf.constant([[[1.0, 0.0], [0.0, 2.0]]]), tf.constant([[[3.0, 1.0], [1.0, 1.0]]])).numpy().tolist()
+        [[3.0, 2.0]]
+    """
+    if queries.shape.rank == 2:
+        return tf.linalg.matvec(candidates, queries)
+    return tf.reduce_max(tf.matmul(candidates, queries, transpose_b=True), axis=2)
 
 
 def shortlist(items: Items, queries: tf.Tensor, hard: int, random: int, seed: keras.random.SeedGenerator) -> Shortlist:

@@ -4,7 +4,7 @@ A term declares the features that it needs, and gives a loss (`Task`) or a weigh
 weight is learned by (`Debiasing`). Whatever trains a model is one of these, in one list.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,13 +12,14 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.features.encoders import FeatureEncoder
 from schemaflow.features.kinds import Tensors
 from schemaflow.sampling import Candidates
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 
-__all__ = ["Debiasing", "Items", "Step", "Task", "bound", "refuse_twins"]
+__all__ = ["Debiasing", "Items", "SecondStage", "Step", "Task", "bound", "refuse_twins"]
 
 
 class Items(Protocol):
@@ -36,10 +37,21 @@ class Items(Protocol):
         """Return their vectors, [n, dim], by the item tower as it is: gradients reach it."""
 
     def nearest(self, queries: tf.Tensor, k: int) -> tf.Tensor:
-        """Return the positions of the items nearest to queries [b, dim], [b, min(k, size)] int64, best first.
+        """Return the positions of the items nearest to queries [b, dim] or [b, K, dim], [b, min(k, size)] int64, best first.
 
         By the items' vectors as they were when the epoch began.
         """
+
+
+class SecondStage(Protocol):
+    """A head that ranks what was retrieved, as other terms see it."""
+
+    targets: list[str] | None
+
+    def logits(
+        self, query_inputs: tf.Tensor, query: tf.Tensor, candidates: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """Return the log odds of each target, [b, m, T] float32, of queries' inputs [b, width] and vectors with candidates [b, m, dim]."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,7 @@ class Step:
         temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
         encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
         encoded_items: Gives the item tower's features, of the rows' own items.
+        ranker: The second stage, where the model has one.
         interests: All vectors of a query tower that gives several, [b, K, dim]; else None.
     """
 
@@ -82,6 +95,7 @@ class Step:
     temperature: float | tf.Tensor
     encoded_queries: Callable[[], Tensors]
     encoded_items: Callable[[], Tensors]
+    ranker: SecondStage | None = None
     interests: tf.Tensor | None = None
 
     @property
@@ -97,11 +111,13 @@ class _Term(keras.layers.Layer):
         needs_items: Whether it reads `Step.items`.
         reads_inputs: Whether it reads `Step.query_inputs`.
         target: The feature that it alone predicts.
+        encoder: Of the features that it alone reads through tables, if any.
     """
 
     needs_items = False
     reads_inputs = False
     target: str | None = None
+    encoder: FeatureEncoder | None = None
 
     def bind(self, schema: Schema, sides: Sides) -> Sequence[Feature]:
         """Take from a schema what the term is to read, and return the features beside the towers' that it does.
@@ -127,13 +143,16 @@ class Task(_Term):
     loss_weight: float
     towers: Sequence[Any] = ()
 
-    def begin(self, query_tower: Any, item_tower: Any, retrieval: Any) -> None:
-        """Let a new model begin as the task says, if it says anything: with weights that it brings.
+    def begin(self, query_tower: Any, item_tower: Any, tasks: Sequence[Any]) -> None:
+        """See the model that holds the task when it is made: let it begin with weights that the task brings, if it brings any.
 
         Args:
             query_tower: The model's.
             item_tower: The model's.
-            retrieval: Its `RetrievalTask`, or None.
+            tasks: All of the model's.
+
+        Raises:
+            ConfigError: The task needs another that is not there.
         """
         return
 
@@ -157,6 +176,12 @@ class Task(_Term):
 class Debiasing(_Term):
     """A weight for each example: what of its worth is due to the item, and not to where or to whom it was shown."""
 
+    def begin(self, dim: int) -> None:
+        """Make the weights for vectors [batch, dim], once bound.
+
+        Not Keras's `build`, which would be called again where a saved term is read, before it is bound.
+        """
+
     def debias(self, step: Step) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the rows' weights, [b] float32 above 0 and without a gradient, and the loss that they are learned by, a scalar.
 
@@ -164,6 +189,13 @@ class Debiasing(_Term):
             step: Its `worth` is before any debiasing.
         """
         raise NotImplementedError
+
+    def settle(self, logs: Mapping[str, Any]) -> None:
+        """Say what an epoch's end gives cause to say.
+
+        Args:
+            logs: What Keras found in the epoch, by the metrics' names.
+        """
 
 
 def refuse_twins(terms: Iterable[Any]) -> None:
@@ -173,7 +205,7 @@ def refuse_twins(terms: Iterable[Any]) -> None:
         for what, value in (("target", term.target), ("name", term.name)):
             if value is not None and (what, value) in seen:
                 raise ConfigError(
-                    f'two prediction_tasks have the {what} "{value}": {type(seen[what, value]).__name__} and'
+                    f'two terms of the model have the {what} "{value}": {type(seen[what, value]).__name__} and'
                     f" {type(term).__name__}; give each its own"
                 )
             if value is not None:

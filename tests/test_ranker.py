@@ -8,10 +8,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
 import schemaflow as sf
+from schemaflow import workflows
+from schemaflow.config import TaskConfig, TowersConfig
 from schemaflow.errors import ConfigError, SchemaError
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.sides import sides_of
@@ -292,6 +295,11 @@ def test_teachers_and_blocks_are_kept_in_the_config() -> None:
     assert again.get_config() == ranker.get_config()
     assert again.teacher["a"].function is registered
     assert (again.teacher["b"], again.block.dimensions, again.random) == ("b_teacher", [3], 32)
+    unnamed = sf.LightRanker(["a", "b"], teacher={"a": by_parity, "b": "b_teacher"})
+    grown = sf.LightRanker.from_config(unnamed.get_config())  # of a function that is not registered its name is kept
+    assert grown.teacher["a"].function is None
+    grown.continue_from(unnamed)
+    assert grown.teacher["a"].function is by_parity
 
 
 def test_rankers_that_cannot_be() -> None:
@@ -324,6 +332,24 @@ def test_rankers_that_cannot_be() -> None:
             build()
     with pytest.raises(ConfigError, match="knows no targets yet"):
         sf.LightRanker()(tf.zeros((1, 2)), tf.zeros((1, 2)), tf.zeros((1, 1, 2)))
+
+
+def test_run_files_name_rankers() -> None:
+    said = TaskConfig(kind="light-ranker", dimensions=[6], num_retrieved=50, loss_weight=0.5)
+    made = workflows._task(TowersConfig(), said)
+    assert (type(made), made.block.dimensions, made.num_retrieved) == (sf.LightRanker, [6], 50)
+    assert made.loss_weight == 0.5
+    mixture = workflows._task(TowersConfig(), TaskConfig(kind="mixture-of-logits"))
+    assert (type(mixture), mixture.num_retrieved) == (sf.MixtureOfLogits, 100)
+    for keys, message in [
+        (
+            {"kind": "mixture-of-logits", "dimensions": [6]},
+            'task "mixture-of-logits" has no "target" and no "dimensions"',
+        ),
+        ({"kind": "regression", "num_retrieved": 5}, 'the task "regression" has no "num_retrieved"'),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            TaskConfig(**keys)
 
 
 def test_no_warning_where_items_are_seen_that_were_not_shown() -> None:
@@ -417,6 +443,29 @@ def test_a_mixture_learns_is_saved_and_served_alike(tmp_path: Path) -> None:
     assert again.export(tmp_path / "bundle", CATALOGUE, k=3).recommend(ASKED).identifiers == served(model, 3)
 
 
+def test_queries_of_several_vectors_are_ranked_too(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(3)
+    tower = keras.Sequential([keras.layers.Dense(8), keras.layers.Reshape((2, 4))])
+    model = sf.TwoTowerModel(
+        sf.Schema((*IDS, CLICK)), tower, sf.MLPBlock([4]), correction=None, candidates=CATALOGUE,
+        prediction_tasks=[sf.RetrievalTask(), sf.LightRanker(num_retrieved=KEPT, random=2, train_score=True)],
+    )  # fmt: skip
+    model.compile("adam")
+    model.fit(LOG, batch_size=500, verbose=0)
+    inputs, queries, vectors = (
+        model.query_inputs(ASKED),
+        model.query_embeddings(ASKED),
+        model.candidate_embeddings(CATALOGUE),
+    )
+    near = np.argsort(-(queries @ vectors.T).max(axis=1), axis=1)[:, :KEPT]
+    scores = model.ranker.scores(inputs, queries, vectors[near]).numpy()
+    expected = np.take_along_axis(near, np.argsort(-scores, axis=1), axis=1)[:, :3].tolist()
+    assert model.export(tmp_path / "bundle", CATALOGUE, k=3).recommend(ASKED).identifiers == expected
+    report = sf.evaluate(model, LOG, CATALOGUE, ks=(3,), rerank=True)
+    hits = np.array([item in expected[user] for user, item in zip(LOG["user"], LOG["item"], strict=True)])
+    assert report["hit_rate@3"] == pytest.approx(hits[LOG["click"] == 1].mean())
+
+
 def test_reports_say_what_they_rank_by(trained: sf.TwoTowerModel, recommender: sf.Recommender) -> None:
     alone = sf.evaluate(trained, LOG, CATALOGUE, ks=(1, 3))
     assert alone.protocol["ranked by"] == "retrieval"
@@ -440,3 +489,47 @@ def test_what_cannot_be_ranked_anew_is_refused(trained: sf.TwoTowerModel) -> Non
         sf.evaluate(model_of(CLICK, ranker=None), LOG, CATALOGUE, ks=(3,), rerank=True)
     with pytest.raises(ConfigError, match="the cut-off 9 is beyond the 8 items"):
         sf.evaluate(trained, LOG, CATALOGUE, ks=(3, 9), rerank=True)
+
+
+# -- what it is for ---------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_of_what_was_shown_and_what_was_not_makes_a_better_ranking(tmp_path: Path) -> None:
+    """A small form of benchmarks/systems/ranker.py, which has three seeds and the other ways to train."""
+    world = sf.datasets.simulate(tmp_path, sf.datasets.Choices(clicks=20), users=400, items=150, cross=1.5, seed=1)
+    shown = pq.read_table(world.interactions)
+    user, item = (world.rows(shown[name].to_pylist()) for name in ("user_id", "item_id"))
+    odds = world.teacher[user, item] + world.clickbait[item] - 2
+    clicks = (np.random.default_rng(1).random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(np.int8)
+    users, items = (
+        np.stack(pq.read_table(tmp_path / f"{side}s.parquet")[f"{side}_factors"].to_numpy())
+        for side in ("user", "item")
+    )
+    log = {"user_factors": users[user], "item_id": shown["item_id"], "item_factors": items[item], "click": clicks}
+    whole = sf.Schema.from_yaml(world.schema).select_by_name(["user_factors", "item_id", "item_factors"])
+    schema = sf.Schema((*whole, CLICK)).fit(log, world.items)
+
+    def worth(queries: Any, candidates: Any) -> Any:
+        rows = np.argmax(queries["user_factors"] @ users.T - (users**2).sum(axis=1) / 2, axis=1)
+        columns = world.rows(candidates["item_id"].ravel()).reshape(candidates["item_id"].shape)
+        return world.teacher[rows[:, np.newaxis], columns] - 2
+
+    keras.utils.set_random_seed(1)
+    teacher = sf.Scorer(worth, features=["user_factors", "item_id"])
+    model = sf.TwoTowerModel(
+        schema, sf.MLPBlock([32, 16]), candidates=world.items,
+        prediction_tasks=[sf.RetrievalTask(), sf.LightRanker(teacher=teacher, random=16, num_retrieved=40)],
+    )  # fmt: skip
+    model.compile(sf.optimizers.Adam(0.005))
+    model.fit(log, batch_size=256, epochs=5, verbose=0)
+
+    held_out = np.setdiff1d(np.arange(400), user)
+    asked = {"user_factors": users[held_out]}
+    queries, vectors = model.query_embeddings(asked), model.candidate_embeddings(world.items)
+    near = np.argsort(-queries @ vectors.T, axis=1)[:, :40]
+    scores = model.ranker.scores(model.query_inputs(asked), queries, vectors[near]).numpy()
+    ranked = np.take_along_axis(near, np.argsort(-scores, axis=1), axis=1)
+    true, discounts = world.relevance[held_out], 1 / np.log2(np.arange(10) + 2)
+    gains = [np.take_along_axis(true, it[:, :10], axis=1) @ discounts for it in (near, ranked)]
+    alone, both = (it / (-np.sort(-true, axis=1)[:, :10] @ discounts) for it in gains)
+    assert both.mean() >= alone.mean() + 0.03

@@ -50,7 +50,8 @@ class SecondStage(tf.Module):
     """A ranker as functions, with the variables they read; nothing of Keras is kept, as in `Embeddings`.
 
     Args:
-        query: Gives of raw query features by name what the ranker takes: (features [batch, width], vectors [batch, dim]).
+        query: Gives of raw query features by name what the ranker takes: features [batch, width], and vectors [batch, dim] or
+            [batch, K, dim].
         scores: Gives of these and of items' vectors [batch, m, dim] what the items are ranked by, [batch, m] float32.
         tables: The lookups that they use.
     """
@@ -69,8 +70,8 @@ class SecondStage(tf.Module):
             return tf.cast(inputs, tf.float32), tf.cast(tower.body(inputs), tf.float32)
 
         asked = tf.function(query, autograph=False).get_concrete_function(**raw_signature(tower.features))
-        width, dim = (it.shape[-1] for it in asked.structured_outputs)
-        given = [tf.TensorSpec(shape, tf.float32) for shape in ([None, width], [None, dim], [None, None, dim])]
+        inputs, vectors = (it.shape for it in asked.structured_outputs)
+        given = [tf.TensorSpec(it, tf.float32) for it in (inputs, vectors, [None, None, vectors[-1]])]
         scores = tf.function(ranker.scores, autograph=False).get_concrete_function(*given)
         return cls(asked, scores, _lookups(tower))
 
@@ -179,7 +180,7 @@ def _ranked(
     Args:
         score: Its scores.
         inputs: Of the queries, [batch, width].
-        vectors: Of the queries, [batch, dim].
+        vectors: Of the queries, [batch, dim] or [batch, K, dim].
         candidates: All items' vectors, [n, dim].
         positions: Of the items that were found, [batch, m], -1 for none.
         k: How many.

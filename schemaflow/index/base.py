@@ -205,7 +205,9 @@ class Index(keras.layers.Layer):
         if vectors.shape.rank == 3:
             each = vectors_each(vectors)
             flat = tf.reshape(vectors, [-1, tf.shape(vectors)[2]])  # [batch K, dim]
-            exclude, allow = (None if it is None else tf.repeat(it, each, axis=0) for it in (exclude, allow))
+            allow = None if allow is None else tf.repeat(allow, each, axis=0)
+            if exclude is not None:  # one row is that of all vectors
+                exclude = tf.repeat(exclude, tf.where(tf.shape(exclude)[0] == 1, 1, each), axis=0)
             return merged(*self.nearest(flat, k, exclude, allow, eligible, by_angle, nprobe), each)
         count = tf.shape(self.candidates)[0]
         k = tf.cast(tf.minimum(tf.cast(k, tf.int64), tf.cast(count, tf.int64)), tf.int32)

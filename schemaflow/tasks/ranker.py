@@ -19,7 +19,7 @@ from schemaflow.schema.sides import Sides
 from schemaflow.schema.tags import Tags
 from schemaflow.tasks.heads import AttentionHead, Head, MixtureHead
 from schemaflow.tasks.scoring import Scorer, as_scorer
-from schemaflow.tasks.shortlist import shortlist
+from schemaflow.tasks.shortlist import nearest_scores, shortlist
 from schemaflow.tasks.targets import RESERVED
 from schemaflow.tasks.terms import Step, Task
 
@@ -157,7 +157,9 @@ class Ranker(Task):
         """Return the loss of a batch, a scalar float32, and update the metrics."""
         assert step.query_inputs is not None, "the model gives what a term reads"
         labels = self._labels(step)  # [b, T]
-        shown = self.logits(step.query_inputs, step.query, step.candidate[:, tf.newaxis], step.training)[:, 0]  # [b, T]
+        shown = self.logits(step.query_inputs, step.queries, step.candidate[:, tf.newaxis], step.training)[
+            :, 0
+        ]  # [b, T]
         self._tell(labels, shown, step.weights)
         rows = tf.reduce_mean(_cross_entropy(self._taught(step, labels), shown), axis=1)  # [b]
         loss = weighted_mean(rows, step.weights)
@@ -169,9 +171,9 @@ class Ranker(Task):
     def _loss_of_others(self, step: Step) -> tf.Tensor:
         """Return the loss on items that rows were not shown, a scalar."""
         assert step.items is not None, "the model gives what a term needs"
-        listed = shortlist(step.items, step.query, self.hard, self.random, self._generator)
+        listed = shortlist(step.items, step.queries, self.hard, self.random, self._generator)
         candidates = listed.vectors(step.items.vectors)  # [b, m, dim]
-        logits = self.logits(step.query_inputs, step.query, candidates, step.training)  # [b, m, T]
+        logits = self.logits(step.query_inputs, step.queries, candidates, step.training)  # [b, m, T]
         shape = tf.shape(listed.positions)
         ids = tf.reshape(step.items.ids(tf.reshape(listed.positions, [-1])), shape)
         chosen = ids == step.ids[:, tf.newaxis]  # no zero is said of what the row itself is about
@@ -238,7 +240,7 @@ class Ranker(Task):
             self._areas[target].update_state(labels[:, place], tf.sigmoid(logits[:, place]), weights)
 
     def build(self, query_inputs_shape: Any, query_shape: Any, candidates_shape: Any) -> None:
-        """Make the weights for features [b, width] and vectors [b, dim] and [b, m, dim]."""
+        """Make the weights for features [b, width] and vectors [b, dim] or [b, K, dim], and [b, m, dim]."""
         self._head = self._make_head(len(self._named))
         self._head.build(query_inputs_shape, candidates_shape, candidates_shape[:-1])
         self.built = True
@@ -250,7 +252,7 @@ class Ranker(Task):
 
         Args:
             query_inputs: What the query tower's block was given, [b, width].
-            query: The query tower's vectors, [b, dim].
+            query: The query tower's vectors, [b, dim], or [b, K, dim].
             candidates: The items' vectors, [b, m, dim].
             training: Reaches the head's block.
         """
@@ -260,7 +262,7 @@ class Ranker(Task):
         query_inputs, query, candidates = given
         if not self.built:
             self.build(query_inputs.shape, query.shape, candidates.shape)
-        scores = tf.linalg.matvec(candidates, query)  # [b, m]
+        scores = nearest_scores(query, candidates)  # [b, m]
         scores = scores if self.train_score else tf.stop_gradient(scores)
         logits: tf.Tensor = self._head(query_inputs, candidates, scores, training=training)
         return logits
@@ -282,6 +284,13 @@ class Ranker(Task):
         probabilities = self(query_inputs, query, candidate[:, tf.newaxis])[:, 0]  # [b, T]
         found = {f"{self.name}/{target}": probabilities[:, place] for place, target in enumerate(self._named)}
         return {self.name: tf.linalg.matvec(probabilities, tf.constant(self.values)), **found}
+
+    def continue_from(self, old: "Ranker") -> None:
+        """Take the functions of the ranker of the model that this one's grew from."""
+        for target, teacher in self.teacher.items():
+            before = old.teacher[target]
+            if isinstance(teacher, Scorer) and isinstance(before, Scorer):
+                teacher.function = before.function
 
     @property
     def _named(self) -> list[str]:
@@ -332,7 +341,8 @@ class LightRanker(Ranker):
         hard: With so many of the nearest items each row is compared, as they were when the epoch began.
         random: And with so many items at random. The row's own item and known positives get no label 0.
         num_retrieved: How many items the index fetches for the ranker.
-        train_towers: Whether the loss trains the towers; else vectors and features are taken without their gradient.
+        train_towers: Whether the loss trains the towers too; else vectors and features are taken without their gradient. It
+            moves the vectors of items that nobody chose, which the retrieval holds in place only where samplers bring them.
         train_score: Whether it does so through s; a gradient there would bend the retrieval's scores to be odds.
         probabilities: The teachers give probabilities, from 0 to 1; else log odds.
         loss_weight: The loss counts this many times in the model's.
@@ -359,7 +369,7 @@ class LightRanker(Ranker):
         hard: int = 0,
         random: int = 32,
         num_retrieved: int = 100,
-        train_towers: bool = True,
+        train_towers: bool = False,
         train_score: bool = False,
         probabilities: bool = False,
         loss_weight: float = 1.0,
@@ -457,7 +467,7 @@ class MixtureOfLogits(Ranker):
         hard: int = 0,
         random: int = 32,
         num_retrieved: int = 100,
-        train_towers: bool = True,
+        train_towers: bool = False,
         train_score: bool = False,
         probabilities: bool = False,
         loss_weight: float = 1.0,

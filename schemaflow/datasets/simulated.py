@@ -342,4 +342,5 @@ _OF_SLATES = """\
   position:     {{dtype: int32, tags: [position]}}
   click:        {{dtype: int8, tags: [target, binary], value: 1}}
   purchase:     {{dtype: int8, tags: [target, binary]}}
+  teacher:      {{dtype: float32, tags: [teacher]}}
 """

@@ -39,12 +39,14 @@ if TYPE_CHECKING:
     from schemaflow.tasks.alignment import RewardAlignmentTask as RewardAlignmentTask
     from schemaflow.tasks.distillation import DistillationTask as DistillationTask
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
+    from schemaflow.tasks.position_debiasing import PositionDebiasing as PositionDebiasing
     from schemaflow.tasks.ranker import LightRanker as LightRanker
     from schemaflow.tasks.ranker import MixtureOfLogits as MixtureOfLogits
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
     from schemaflow.tasks.scoring import Scorer as Scorer
     from schemaflow.tasks.targets import BinaryClassificationTask as BinaryClassificationTask
     from schemaflow.tasks.targets import RegressionTask as RegressionTask
+    from schemaflow.tasks.user_debiasing import UserDebiasing as UserDebiasing
 
 _HOMES = {
     "BinaryClassificationTask": "schemaflow.tasks.targets",
@@ -64,6 +66,7 @@ _HOMES = {
     "MLPBlock": "schemaflow.layers.mlp",
     "MixtureOfLogits": "schemaflow.tasks.ranker",
     "PopularityBasedSampler": "schemaflow.sampling",
+    "PositionDebiasing": "schemaflow.tasks.position_debiasing",
     "Recommender": "schemaflow.export",
     "RegressionTask": "schemaflow.tasks.targets",
     "Report": "schemaflow.evaluation",
@@ -78,6 +81,7 @@ _HOMES = {
     "Tags": "schemaflow.schema",
     "TwoTowerModel": "schemaflow.models",
     "UniformSampler": "schemaflow.sampling",
+    "UserDebiasing": "schemaflow.tasks.user_debiasing",
     "UserHistoryEncoder": "schemaflow.layers.history",
     "datasets": "schemaflow.datasets",
     "evaluate": "schemaflow.evaluation",
@@ -105,6 +109,7 @@ __all__ = [
     "MLPBlock",
     "MixtureOfLogits",
     "PopularityBasedSampler",
+    "PositionDebiasing",
     "Recommender",
     "RegressionTask",
     "Report",
@@ -119,6 +124,7 @@ __all__ = [
     "Tags",
     "TwoTowerModel",
     "UniformSampler",
+    "UserDebiasing",
     "UserHistoryEncoder",
     "datasets",
     "evaluate",

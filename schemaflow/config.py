@@ -110,6 +110,32 @@ class TowerConfig(Document):
     residual: StrictBool = False
 
 
+class HistoryConfig(Document):
+    """A `UserHistoryEncoder`, for the sequences of the query.
+
+    Args:
+        pooling: `mean`, `attention` and `last`, one or several of them.
+        depth: How many blocks of self-attention.
+        heads: Of attention.
+        dim: The width of an event; that of the item's vector if not given.
+        feed_forward_dim: The width within a block; that of an event if not given.
+        dropout: The share that is left out in training.
+        interests: How many vectors a query has.
+        mask_target: Take a row's own item out of its history in training.
+    """
+
+    pooling: Annotated[
+        tuple[Literal["mean", "attention", "last"], ...], BeforeValidator(as_tuple), Field(min_length=1)
+    ] = ("attention",)
+    depth: Annotated[StrictInt, Field(ge=0)] = 2
+    heads: Count = 2
+    dim: Count | None = None
+    feed_forward_dim: Count | None = None
+    dropout: Annotated[float, BeforeValidator(as_number), Field(ge=0, lt=1)] = 0.1
+    interests: Count = 1
+    mask_target: StrictBool = True
+
+
 class SamplerConfig(Document):
     """A source of negatives.
 
@@ -194,6 +220,7 @@ class TowersConfig(Document):
     Args:
         query: Of queries.
         item: Of items.
+        history: What sequences of the query go through; their combiners if not given.
         l2_normalize: End both in vectors of length one.
         logits_temperature: The scores are divided by it in the loss; `learned` makes it a weight.
         loss: Of the retrieval task.
@@ -207,6 +234,7 @@ class TowersConfig(Document):
 
     query: TowerConfig = TowerConfig()
     item: TowerConfig | None = None
+    history: HistoryConfig | None = None
     l2_normalize: StrictBool = False
     logits_temperature: Annotated[Any, PlainValidator(_temperature)] = 1.0
     loss: Literal["categorical_crossentropy", "bpr", "bpr-max", "top1", "hinge", "logistic"] = (

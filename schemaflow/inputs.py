@@ -47,13 +47,13 @@ class Inputs:
         schema: Knows the features.
         sides: The towers' features, the weight and the mark of explicit negatives.
         beside: What terms of the loss read beside the towers' features.
-        encoders: Of the query tower and the item tower.
+        encoders: Of the query tower and the item tower, and of terms that read features through tables of their own.
     """
 
     schema: Schema
     sides: Sides
     beside: Sequence[Feature]
-    encoders: tuple[FeatureEncoder, FeatureEncoder]
+    encoders: Sequence[FeatureEncoder]
 
     def dataset(
         self,
@@ -111,8 +111,9 @@ class Inputs:
         def encode(batch: Tensors) -> dict[str, Any]:
             rest = {name: value for name, value in batch.items() if name not in names}
             self._check_roles(rest)
-            query, item = self.encoders
-            return rest | query.encoded(batch) | item.encoded(batch)
+            for encoder in self.encoders:
+                rest |= encoder.encoded(batch)
+            return rest
 
         # autograph would wrap the errors
         return dataset.map(tf.autograph.experimental.do_not_convert(encode), num_parallel_calls=tf.data.AUTOTUNE)
@@ -180,10 +181,14 @@ class Epochs(keras.callbacks.Callback):
     Args:
         prepare: Called before each epoch.
         unseen: The rows that no example trains.
+        end: Called after each epoch with what Keras found in it.
     """
 
-    def __init__(self, prepare: Callable[[], None], unseen: UnseenRows) -> None:
+    def __init__(
+        self, prepare: Callable[[], None], unseen: UnseenRows, end: Callable[[Mapping[str, Any]], None]
+    ) -> None:
         super().__init__()
+        self.end = end
         self.prepare = prepare
         self.unseen = unseen
         self.first = self.seed = random.getrandbits(62)
@@ -194,8 +199,9 @@ class Epochs(keras.callbacks.Callback):
         self.prepare()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Settle the rows that went untrained."""
+        """Settle the rows that went untrained, and let the terms speak."""
         self.unseen.settle(decays=bool(self._optimizer.weight_decay))
+        self.end(logs or {})
 
     def on_train_end(self, logs: Any = None) -> None:
         """Fill these rows once more, where the optimizer has put averages over the steps in place of all weights."""

@@ -181,33 +181,8 @@ class TwoTowerModel(keras.Model):
         self.schema, self.sides = schema, sides
         self.embedding_options = embedding_options
         self.post = post
-        item_block = fresh_copy(query_tower) if item_tower is None else item_tower
         self.history_encoder = checked_history(history, sides)
-        inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
-        inputs.require_fitted()
-        tables = build_tables(inputs, embedding_options)
-        self._unseen = UnseenRows(schema, tables)
-        norms = [L2Norm(dtype=self.dtype_policy)] if l2_normalize else []
-        shared: dict[str, Any] = {
-            "options": embedding_options,
-            "post": norms if post is None else [post, *norms],
-            "tables": tables,
-            "dtype": self.dtype_policy,
-        }
-        self.query_tower = Tower(
-            schema, [it.name for it in sides.query], query_tower, name="query_tower", history=history, **shared
-        )
-        self.item_tower = Tower(schema, [it.name for it in sides.item], item_block, name="item_tower", **shared)
-        if self.item_tower.interests is not None:
-            raise ConfigError(
-                f"the item tower gives {self.item_tower.interests} vectors for each item; only queries may have several: pass"
-                " an item_tower of its own, which ends in [batch, dim]"
-            )
-        if self.query_tower.dim != self.item_tower.dim:
-            raise ConfigError(
-                f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
-                " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
-            )
+        self._add_towers(query_tower, fresh_copy(query_tower) if item_tower is None else item_tower, l2_normalize)
         if prediction_tasks is None:
             start = L2_TEMPERATURE if l2_normalize and logits_temperature == "learned" else 1.0
             tasks: list[Task] = [RetrievalTask(loss=loss, temperature=logits_temperature, initial_temperature=start)]
@@ -234,6 +209,35 @@ class TwoTowerModel(keras.Model):
             lambda batch: tf.cast(self.item_tower(batch), tf.float32), reduce_retracing=True
         )
 
+    def _add_towers(self, query: keras.layers.Layer, item: keras.layers.Layer, l2_normalize: bool) -> None:
+        """Make the towers around their blocks, with the tables that the features of both share."""
+        schema, sides, post = self.schema, self.sides, self.post
+        inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
+        inputs.require_fitted()
+        tables = build_tables(inputs, self.embedding_options)
+        self._unseen = UnseenRows(schema, tables)
+        norms = [L2Norm(dtype=self.dtype_policy)] if l2_normalize else []
+        shared: dict[str, Any] = {
+            "options": self.embedding_options,
+            "post": norms if post is None else [post, *norms],
+            "tables": tables,
+            "dtype": self.dtype_policy,
+        }
+        self.query_tower = Tower(
+            schema, [it.name for it in sides.query], query, name="query_tower", history=self.history_encoder, **shared
+        )
+        self.item_tower = Tower(schema, [it.name for it in sides.item], item, name="item_tower", **shared)
+        if self.item_tower.interests is not None:
+            raise ConfigError(
+                f"the item tower gives {self.item_tower.interests} vectors for each item; only queries may have several: pass"
+                " an item_tower of its own, which ends in [batch, dim]"
+            )
+        if self.query_tower.dim != self.item_tower.dim:
+            raise ConfigError(
+                f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
+                " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
+            )
+
     def _add_terms(self, tasks: list[Task], debiasing: list[Debiasing]) -> None:
         """Take the terms of the loss, and the features that they read beside the towers'."""
         if not tasks or not all(isinstance(task, Task) for task in tasks):
@@ -258,7 +262,10 @@ class TwoTowerModel(keras.Model):
         refuse_twins([*tasks, *debiasing])
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
         self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
-        encoders = (self.query_tower.encoder, self.item_tower.encoder)
+        for term in debiasing:
+            term.begin(self.query_tower.dim)
+        own = [term.encoder for term in (*tasks, *debiasing) if term.encoder is not None]
+        encoders = (self.query_tower.encoder, self.item_tower.encoder, *own)
         self._inputs = Inputs(self.schema, self.sides, beside, encoders)
         self._reads_inputs = any(task.reads_inputs for task in tasks)
         probe = tf.zeros((2, self.query_tower.dim))
@@ -484,7 +491,7 @@ class TwoTowerModel(keras.Model):
             DataError: A table is not readable, lacks a column, or holds what does not fit its feature.
         """
         refuse_arguments(kwargs | {"y": y, "validation_split": kwargs.get("validation_split") or None})
-        epochs = Epochs(self._prepare_epoch, self._unseen)
+        epochs = Epochs(self._prepare_epoch, self._unseen, self._end_epoch)
         train = self._inputs.dataset(x, batch_size, tables, seed=(lambda: epochs.seed) if shuffle else None)
         if isinstance(validation_data, tf.data.Dataset):
             validation_data = self._inputs.dataset(validation_data)
@@ -533,6 +540,10 @@ class TwoTowerModel(keras.Model):
     def _prepare_epoch(self) -> None:
         if self._items is not None or (self.retrieval is not None and self.retrieval.metrics_in_training):
             self.encode_candidates()
+
+    def _end_epoch(self, logs: Mapping[str, Any]) -> None:
+        for term in self.debiasing:
+            term.settle(logs)
 
     def encode_candidates(self) -> None:
         """Give the metrics and tasks that look at the whole catalogue its vectors, as they are now."""

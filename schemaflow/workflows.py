@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemaflow.bulk import embed, recommend_all
-from schemaflow.config import RunConfig, TaskConfig, TowerConfig, TowersConfig
+from schemaflow.config import HistoryConfig, RunConfig, TaskConfig, TowerConfig, TowersConfig
 from schemaflow.data.join import read_ids, read_table
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.evaluation import NothingToFindError, Report, evaluate
 from schemaflow.export import Recommender, check_target
+from schemaflow.layers.history import UserHistoryEncoder
 from schemaflow.layers.mlp import MLPBlock
 from schemaflow.models import TwoTowerModel
 from schemaflow.optimizers import optimizer_of
@@ -191,6 +192,7 @@ def _model(config: RunConfig, schema: Schema, training: Source, candidates: Sour
         embedding_options=config.embedding_options.options(),
         prediction_tasks=tasks,
         samplers=samplers,
+        history=None if towers.history is None else _history(towers.history),
         l2_normalize=towers.l2_normalize,
         correction=towers.correction,
         candidates=candidates if _reaches_for_items(samplers, tasks) else None,
@@ -214,6 +216,10 @@ def _task(towers: TowersConfig, task: TaskConfig) -> Task:
     layers = {} if task.dimensions is None else {"block": MLPBlock(task.dimensions, final_activation="relu")}
     made: Task = lookup("task", task.kind)(**task.arguments, **layers)
     return made
+
+
+def _history(history: HistoryConfig) -> UserHistoryEncoder:
+    return UserHistoryEncoder(**{name: getattr(history, name) for name in type(history).model_fields})
 
 
 def _block(tower: TowerConfig) -> MLPBlock:

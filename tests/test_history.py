@@ -15,6 +15,7 @@ import schemaflow as sf
 from schemaflow.data.join import read_table
 from schemaflow.errors import ConfigError, DataError, SchemaError
 from schemaflow.features.histories import events_of
+from schemaflow.workflows import train
 
 EVENTS = tf.constant(np.random.default_rng(0).normal(size=(4, 6, 8)), tf.float32)
 LENGTHS = [6, 3, 0, 1]
@@ -336,6 +337,17 @@ def test_logs_that_tell_no_histories() -> None:
         sf.datasets.sequences("/nowhere", "ordr")
     with pytest.raises(ConfigError, match="clusters is 3; expected an integer of at least 4"):
         sf.datasets.sequences("/nowhere", clusters=3)
+
+
+def test_a_run_file_says_it_too(tmp_path: Path) -> None:
+    sf.datasets.sequences(tmp_path, rows=200, test_rows=10, clusters=4, each=2)
+    (tmp_path / "it.run.yaml").write_text(
+        "version: 1\nschema: schema.yaml\ntowers: {query: {dimensions: [8]}, history: {pooling: [last, mean], depth: 0}}\n"
+        "embedding_options: {embedding_dim_default: 8}\nepochs: 1\n",
+        encoding="utf-8",
+    )
+    model = train(sf.RunConfig.from_yaml(tmp_path / "it.run.yaml")).model
+    assert model.query_tower.encoder.shape == (16,)
 
 
 # -- what it learns ---------------------------------------------------------------------------------------------------

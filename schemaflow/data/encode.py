@@ -10,12 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemaflow.errors import DataError
-from schemaflow.schema.columns import Column
+from schemaflow.schema.columns import Column, missing_value
 from schemaflow.schema.faults import Fault, beyond, faults_of, without_log1p
 from schemaflow.schema.feature import DAY, MISSING, Feature
 from schemaflow.schema.numbers import normalized, numbers_of
 from schemaflow.schema.rows import rows_in
 from schemaflow.schema.schema import Schema
+from schemaflow.schema.tags import Tags
 
 __all__ = [
     "Array",
@@ -222,9 +223,12 @@ def _continuous(schema: Schema, feature: Feature, column: Column) -> Array:
     return values
 
 
-def _values(_: Schema, __: Feature, column: Column) -> Array:
-    """Return targets, moments and weights as they stand."""
-    return column.values.to_numpy(zero_copy_only=False)
+def _values(_: Schema, feature: Feature, column: Column) -> Array:
+    """Return targets, moments, positions and weights as they stand; in place of a missing position, what stands for it."""
+    values = column.values
+    if values.null_count and feature.has(Tags.POSITION):
+        values = values.fill_null(missing_value(feature.dtype))
+    return values.to_numpy(zero_copy_only=False)
 
 
 def _vectors(feature: Feature, column: Column) -> Array:

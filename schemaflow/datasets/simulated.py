@@ -182,8 +182,8 @@ def simulate(
         schema = _SHARED + (_HISTORY if log.history else "") + _OF_SLATES
     else:
         made, schema = _choices(log, path, teacher, rng, write), _SHARED
-    filled = schema.format(dim=dim, length=log.history if isinstance(log, Slates) else 0)
-    made.schema.write_text(filled, encoding="utf-8")
+    of_slates = {"length": log.history, "positions": log.slots + 1} if isinstance(log, Slates) else {}
+    made.schema.write_text(schema.format(dim=dim, **of_slates), encoding="utf-8")
     return made
 
 
@@ -339,7 +339,8 @@ _HISTORY = """\
 """
 
 _OF_SLATES = """\
-  position:     {{dtype: int32, tags: [position]}}
+  position:     {{dtype: int32, tags: [position], cardinality: {positions}}}
+  device:       {{dtype: string, tags: [bias], vocabulary: [desktop, phone]}}
   click:        {{dtype: int8, tags: [target, binary], value: 1}}
   purchase:     {{dtype: int8, tags: [target, binary]}}
   teacher:      {{dtype: float32, tags: [teacher]}}

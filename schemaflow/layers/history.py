@@ -1,7 +1,6 @@
 """What a user did, one event after the other, as a vector or several."""
 
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import keras
@@ -294,7 +293,7 @@ def _check(pooling: Sequence[Any], counts: dict[str, Any], depth: Any, dropout: 
             raise ConfigError(f"UserHistoryEncoder {name} is {value!r}; expected an integer of at least 1")
     if not (is_count(depth) or (type(depth) is int and depth == 0)):
         raise ConfigError(f"UserHistoryEncoder depth is {depth!r}; expected an integer of at least 0")
-    if not (isinstance(dropout, Real) and 0 <= dropout < 1):
+    if not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
         raise ConfigError(f"UserHistoryEncoder dropout is {dropout!r}; expected 0 <= dropout < 1")
     if not isinstance(mask_target, bool):
         raise ConfigError(f"UserHistoryEncoder mask_target is {mask_target!r}; expected True or False")

@@ -78,10 +78,11 @@ class Feature(Document):
         dtype: The type of one value.
         tags: Its side (user, item, context, session, or one of your own, `x-seed`), its kind (id, categorical,
             continuous, sequence, text, embedding) and its role (target, time, weight, position, explicit_negative, teacher,
-            filter; action, of what was done in each event of a sequence).
+            filter; action, of what was done in each event of a sequence; bias, of what debiasing alone reads, of no side).
             With `filter`, requests can ask for items by it; it enters the model too if it is tagged with its kind.
         column: The Parquet column, where its name differs.
-        cardinality: The rows of its embedding table, reserved ones included. An upper bound with a learned vocabulary.
+        cardinality: The rows of its embedding table, reserved ones included. An upper bound with a learned vocabulary. Of
+            a position, one more than the last that is told apart, which stands for all beyond.
         vocabulary: `learned` by `Schema.fit`, the values themselves, or a file of them. Integers without one are rows
             already.
         hash: Values are hashed into this many rows, in place of a vocabulary.
@@ -160,7 +161,7 @@ class Feature(Document):
         if Tags.CONTINUOUS in tags or self.is_age:
             return "continuous"
         of_dtype: dict[str, Kind] = {"s": "categorical", "f": "continuous"}
-        enters = any(map(is_side, tags)) and Tags.FILTER not in tags
+        enters = (any(map(is_side, tags)) and Tags.FILTER not in tags) or Tags.BIAS in tags
         return of_dtype.get(self.dtype[0]) if enters else "value"
 
     @property

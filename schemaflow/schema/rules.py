@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic.config import JsonDict
 
 from schemaflow.schema.options import Fill, Pretrained
-from schemaflow.schema.tags import OWN, TARGET_KINDS, Tags, atoms
+from schemaflow.schema.tags import OWN, TARGET_KINDS, Tags, atoms, is_side
 
 if TYPE_CHECKING:
     from schemaflow.schema.feature import Feature
@@ -35,7 +35,7 @@ RESERVED_NAMES = frozenset(
 )
 """Words that the exported signatures use for themselves."""
 
-_UNSUPPORTED = frozenset({Tags.TOKENIZED, Tags.BIAS})
+_UNSUPPORTED = frozenset({Tags.TOKENIZED})
 """Tags that have a name but that nothing reads yet: refused, not ignored."""
 
 _READ = [tag for tag in Tags if not _UNSUPPORTED.intersection(atoms([tag]))]
@@ -138,6 +138,8 @@ def _of_kind(feature: "Feature") -> list[str]:
         )
     elif roles and string:
         problems.append(f"is tagged {roles[0]} but has dtype string; a {roles[0]} is a number")
+    if Tags.BIAS in feature.tags:
+        problems += _of_bias(feature, roles)
     if len(roles) > 1:
         problems.append(f"is tagged both {roles[0]} and {roles[1]}; keep one")
     if Tags.FILTER in feature.tags:
@@ -159,6 +161,18 @@ def _of_filter(feature: "Feature", roles: list[Tags]) -> list[str]:
     if feature.kind == "vector" or feature.text_like:
         what = "a dense vector" if feature.kind == "vector" else "a text"
         return [f"is tagged filter but is {what}; filter by strings, numbers or lists of them: remove filter"]
+    return []
+
+
+def _of_bias(feature: "Feature", roles: list[Tags]) -> list[str]:
+    if others := [*filter(is_side, feature.tags), *roles, *({Tags.FILTER, Tags.ID, Tags.SEQUENCE} & {*feature.tags})]:
+        return [
+            f"is tagged both bias and {others[0]}; what only debiasing reads is of no side and has no other role: keep one"
+        ]
+    if feature.kind != "categorical":
+        return [
+            f"is tagged bias but {feature.kind}; bias features enter through tables: tag it categorical, or add buckets"
+        ]
     return []
 
 
@@ -222,7 +236,10 @@ def _of_keys(feature: "Feature") -> list[str]:
     rows = f"its rows are {'buckets' if encoding == 'buckets' else 'parts of a time'}; remove the key"
     # for each key: (it means something, what to say where it does not)
     checks = {
-        "cardinality": (kind == "categorical" and looked_up, categorical if kind != "categorical" else rows),
+        "cardinality": (
+            (kind == "categorical" and looked_up) or Tags.POSITION in feature.tags,
+            categorical if kind != "categorical" else rows,
+        ),
         "vocabulary": (kind == "categorical" and looked_up, categorical if kind != "categorical" else rows),
         "hash": (kind == "categorical" and looked_up, categorical if kind != "categorical" else rows),
         "domain": (kind == "categorical" and looked_up, categorical if kind != "categorical" else rows),

@@ -399,6 +399,8 @@ class Schema:
             return self.domains[feature.table].takes_missing(feature)
         if feature.kind == "value" and feature.has(Tags.FILTER):  # which it then does not pass
             return True
+        if feature.has(Tags.POSITION):  # shown at none; but no unsigned number stands for that
+            return not feature.dtype.startswith("u")
         if feature.has(Tags.TEACHER):  # which then had nothing to say of the row
             return True
         return feature.missing not in (None, "error")

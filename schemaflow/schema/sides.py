@@ -90,7 +90,7 @@ def towers_of(
     """
     derived = tower_tags(schema)
     query_tag, item_tag = derived[0] if query_tag is None else query_tag, derived[1] if item_tag is None else item_tag
-    inputs = [feature for feature in schema if feature.kind != "value"]
+    inputs = [feature for feature in schema if feature.kind != "value" and not feature.has(Tags.BIAS)]
     of_query = frozenset({Tags.CONTEXT, Tags.SESSION})
     query = tuple(it for it in inputs if it.has(query_tag) or (of_query.intersection(it.tags) and not it.has(item_tag)))
     item = tuple(it for it in inputs if it.has(item_tag))

@@ -3,11 +3,13 @@
 from schemaflow.tasks.alignment import RewardAlignmentTask
 from schemaflow.tasks.distillation import DistillationTask
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
+from schemaflow.tasks.position_debiasing import PositionDebiasing
 from schemaflow.tasks.ranker import LightRanker, MixtureOfLogits, Ranker
 from schemaflow.tasks.retrieval import RetrievalTask
 from schemaflow.tasks.scoring import Scorer
 from schemaflow.tasks.targets import BinaryClassificationTask, RegressionTask
 from schemaflow.tasks.terms import Debiasing, Step, Task, bound, refuse_twins
+from schemaflow.tasks.user_debiasing import UserDebiasing
 
 __all__ = [
     "BinaryClassificationTask",
@@ -16,6 +18,7 @@ __all__ = [
     "FactorizedTopK",
     "LightRanker",
     "MixtureOfLogits",
+    "PositionDebiasing",
     "Ranker",
     "RegressionTask",
     "RetrievalTask",
@@ -23,6 +26,7 @@ __all__ = [
     "Scorer",
     "Step",
     "Task",
+    "UserDebiasing",
     "bound",
     "refuse_twins",
 ]

@@ -4,7 +4,7 @@ A term declares the features that it needs, and gives a loss (`Task`) or a weigh
 weight is learned by (`Debiasing`). Whatever trains a model is one of these, in one list.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
+from schemaflow.features.encoders import FeatureEncoder
 from schemaflow.features.kinds import Tensors
 from schemaflow.sampling import Candidates
 from schemaflow.schema.feature import Feature
@@ -110,11 +111,13 @@ class _Term(keras.layers.Layer):
         needs_items: Whether it reads `Step.items`.
         reads_inputs: Whether it reads `Step.query_inputs`.
         target: The feature that it alone predicts.
+        encoder: Of the features that it alone reads through tables, if any.
     """
 
     needs_items = False
     reads_inputs = False
     target: str | None = None
+    encoder: FeatureEncoder | None = None
 
     def bind(self, schema: Schema, sides: Sides) -> Sequence[Feature]:
         """Take from a schema what the term is to read, and return the features beside the towers' that it does.
@@ -173,6 +176,12 @@ class Task(_Term):
 class Debiasing(_Term):
     """A weight for each example: what of its worth is due to the item, and not to where or to whom it was shown."""
 
+    def begin(self, dim: int) -> None:
+        """Make the weights for vectors [batch, dim], once bound.
+
+        Not Keras's `build`, which would be called again where a saved term is read, before it is bound.
+        """
+
     def debias(self, step: Step) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the rows' weights, [b] float32 above 0 and without a gradient, and the loss that they are learned by, a scalar.
 
@@ -180,6 +189,13 @@ class Debiasing(_Term):
             step: Its `worth` is before any debiasing.
         """
         raise NotImplementedError
+
+    def settle(self, logs: Mapping[str, Any]) -> None:
+        """Say what an epoch's end gives cause to say.
+
+        Args:
+            logs: What Keras found in the epoch, by the metrics' names.
+        """
 
 
 def refuse_twins(terms: Iterable[Any]) -> None:
@@ -189,7 +205,7 @@ def refuse_twins(terms: Iterable[Any]) -> None:
         for what, value in (("target", term.target), ("name", term.name)):
             if value is not None and (what, value) in seen:
                 raise ConfigError(
-                    f'two prediction_tasks have the {what} "{value}": {type(seen[what, value]).__name__} and'
+                    f'two terms of the model have the {what} "{value}": {type(seen[what, value]).__name__} and'
                     f" {type(term).__name__}; give each its own"
                 )
             if value is not None:

@@ -1,0 +1,96 @@
+"""A feed: history, debiasing, a teacher, a second stage and a reward in one model, each added to those before it.
+
+Usage: python examples/feed.py [FOLDER] [--short]. The log is simulated, so that the worth of each item to each user is known:
+a row is an impression, and clicks say as much of positions, devices and heavy users as of items. After each part the model is
+exported, and the first ten that the bundle recommends to every user are judged by the truth (NDCG@10 of the worth).
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+
+import schemaflow as sf
+
+short, root = "--short" in sys.argv, Path(__file__).parent.parent
+folder = Path(next((it for it in sys.argv[1:] if it != "--short"), "feed-bundles"))
+
+# What was shown to whom, where and on what, in an order that an editor's taste bends; and the truth behind it
+slates = sf.datasets.Slates(slates=2000 if short else 20_000, history=20, device_effect=0.5, offsets=0.5)
+world = sf.datasets.simulate(folder / "data", slates, users=100 if short else 1000, items=300, cross=1.5, seed=1)
+worth = world.relevance + 4 * 0.5 * world.relevance**2  # of a click 1, of a purchase 4, as the schema says
+impressions, items = pq.read_table(world.interactions), pq.read_table(world.items)
+schema = sf.Schema.from_yaml(root / "schemas" / "feed.yaml").fit(impressions, world.users, items)
+users = world.rows(impressions["user_id"].to_pylist())
+latest = impressions.take(len(users) - 1 - np.unique(users[::-1], return_index=True)[1])  # of each user, in their order
+
+
+def of_pairs(truth: np.ndarray) -> sf.Scorer:
+    """Return a function of pairs that looks them up in an array [users, items]."""
+
+    def scores(queries: dict[str, np.ndarray], items: dict[str, np.ndarray]) -> np.ndarray:
+        shown = world.rows(items["item_id"].ravel()).reshape(items["item_id"].shape)  # [b, m]
+        return truth[world.rows(queries["user_id"])[:, np.newaxis], shown]
+
+    return sf.Scorer(scores, features=["user_id", "item_id"])
+
+
+def trained(*tasks: Any, **arguments: Any) -> sf.TwoTowerModel:
+    """Return a model that was trained on the impressions."""
+    keras.utils.set_random_seed(0)
+    widths = sf.EmbeddingOptions(embedding_dim_default=16)
+    model = sf.TwoTowerModel(
+        schema,
+        sf.MLPBlock([64, 16]),
+        embedding_options=widths,
+        prediction_tasks=tasks,
+        candidates=items,
+        **arguments,
+    )
+    model.compile(optimizer="adam")
+    model.fit(impressions, batch_size=1024, epochs=1 if short else 5, tables=world.folder, verbose=0)
+    return model
+
+
+def ndcg(model: sf.TwoTowerModel) -> float:
+    """Return how good the first ten are that an exported bundle recommends to every user."""
+    recommender = model.export(folder / "bundle", items, tables=world.folder)
+    asked = {it.name: latest[it.source].to_pylist() for it in recommender.features}
+    found = np.array([world.rows(row) for row in recommender.recommend(asked, k=10).identifiers])
+    discount = 1 / np.log2(np.arange(2, 12))
+    best = -np.sort(-worth, axis=1)[:, :10]
+    return float(np.mean(np.take_along_axis(worth, found, axis=1) @ discount / (best @ discount)))
+
+
+history = {"history": sf.UserHistoryEncoder(["mean", "attention"], depth=1, mask_target=False)}
+debiased = {**history, "debiasing": [sf.PositionDebiasing(target="click"), sf.UserDebiasing()]}
+main_ranker = of_pairs(world.teacher - 2)  # in log odds, also of what was never shown
+
+
+def distilled() -> list[Any]:
+    """Return the tasks of a retrieval that listens to the main ranker."""
+    return [sf.RetrievalTask(), sf.DistillationTask(main_ranker, loss_weight=2.0)]
+
+
+def ranked() -> list[Any]:
+    """Return these and a second stage, which is served behind the index."""
+    return [*distilled(), sf.LightRanker(["click", "purchase"], teacher={"click": main_ranker}, num_retrieved=50)]
+
+
+parts = {
+    "clicks and purchases alone": lambda _: trained(sf.RetrievalTask()),
+    "+ history": lambda _: trained(sf.RetrievalTask(), **history),
+    "+ debiasing": lambda _: trained(sf.RetrievalTask(), **debiased),
+    "+ distillation": lambda _: trained(*distilled(), **debiased),
+    "+ light ranker": lambda _: trained(*ranked(), **debiased),
+    "+ alignment": lambda base: trained(
+        *ranked(), sf.RewardAlignmentTask(of_pairs(worth), base=base, beta=0.5), **debiased
+    ),
+}
+model = None
+for part, make in parts.items():
+    model = make(model)
+    print(f"{part:28} NDCG@10 {ndcg(model):.3f}", flush=True)

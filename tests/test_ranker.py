@@ -348,7 +348,7 @@ def test_run_files_name_rankers() -> None:
         ),
         ({"kind": "regression", "num_retrieved": 5}, 'the task "regression" has no "num_retrieved"'),
     ]:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ValueError, match=message):
             TaskConfig(**keys)
 
 

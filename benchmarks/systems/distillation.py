@@ -26,7 +26,7 @@ from systems.choices import ITEMS, Judged, World
 import schemaflow as sf
 
 SEEDS, EPOCHS, WEIGHT = 3, 6, 4.0
-WORLD = {"affinity": 0.7, "cross": 2.5, "quality": 0.5, "clickbait": 0.7}
+WORLD = {"affinity": 0.5, "cross": 2.0, "quality": 0.4, "clickbait": 0.4}
 
 
 def measure(rounds: int = SEEDS) -> list[Figure]:

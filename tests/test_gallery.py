@@ -49,7 +49,7 @@ def rows_of(schema: sf.Schema, rows: int) -> pa.Table:
         kind: Any = pa.string() if feature.dtype == "string" else getattr(pa, feature.dtype)()
         known = feature.vocabulary if isinstance(feature.vocabulary, tuple) else [f"the word{it}" for it in range(2)]
         if feature.dtype != "string" and not isinstance(feature.vocabulary, tuple):
-            known = [1, 2]
+            known = [0, 1] if feature.has("binary") else [1, 2]
         if feature.kind == "vector" and feature.embedding is not None:
             values: list[Any] = rng.normal(size=(rows, feature.embedding.dim)).tolist()
         elif feature.list is not None:  # weights and what they weigh have the same lengths
@@ -98,4 +98,4 @@ def test_pairs_of_films_hold_for_real_sessions_and_train(real_data: Path) -> Non
 
 
 def test_every_schema_with_real_data_is_held_to_it() -> None:
-    assert {path.stem for path in GALLERY} == set(REAL) | {"ecommerce", "movielens_item_to_item"}
+    assert {path.stem for path in GALLERY} == set(REAL) | {"ecommerce", "feed", "movielens_item_to_item"}

@@ -65,30 +65,39 @@ def ndcg(model: sf.TwoTowerModel) -> float:
     return float(np.mean(np.take_along_axis(worth, found, axis=1) @ discount / (best @ discount)))
 
 
-history = {"history": sf.UserHistoryEncoder(["mean", "attention"], depth=1, mask_target=False)}
-debiased = {**history, "debiasing": [sf.PositionDebiasing(target="click"), sf.UserDebiasing()]}
-main_ranker = of_pairs(world.teacher - 2)  # in log odds, also of what was never shown
+def history() -> dict[str, Any]:
+    """Return what has the query tower read histories."""
+    return {"history": sf.UserHistoryEncoder(["mean", "attention"], depth=1, mask_target=False)}
+
+
+def debiased() -> dict[str, Any]:
+    """Return this and what weighs clicks by how surely their positions are seen, and by how freely their users click."""
+    return {**history(), "debiasing": [sf.PositionDebiasing(target="click"), sf.UserDebiasing()]}
 
 
 def distilled() -> list[Any]:
-    """Return the tasks of a retrieval that listens to the main ranker."""
-    return [sf.RetrievalTask(), sf.DistillationTask(main_ranker, loss_weight=2.0)]
+    """Return the tasks of a retrieval that listens to the main ranker, which scores what was never shown, too."""
+    return [sf.RetrievalTask(), sf.DistillationTask(of_pairs(world.teacher - 2), loss_weight=2.0)]
 
 
 def ranked() -> list[Any]:
     """Return these and a second stage, which is served behind the index."""
-    return [*distilled(), sf.LightRanker(["click", "purchase"], teacher={"click": main_ranker}, num_retrieved=50)]
+    teachers = {"click": of_pairs(world.teacher - 2)}
+    return [*distilled(), sf.LightRanker(["click", "purchase"], teacher=teachers, num_retrieved=50)]
+
+
+def aligned(base: sf.TwoTowerModel) -> list[Any]:
+    """Return these and a reward, for a model that begins where another stands."""
+    return [*ranked(), sf.RewardAlignmentTask(of_pairs(worth), base=base, beta=0.5)]
 
 
 parts = {
     "clicks and purchases alone": lambda _: trained(sf.RetrievalTask()),
-    "+ history": lambda _: trained(sf.RetrievalTask(), **history),
-    "+ debiasing": lambda _: trained(sf.RetrievalTask(), **debiased),
-    "+ distillation": lambda _: trained(*distilled(), **debiased),
-    "+ light ranker": lambda _: trained(*ranked(), **debiased),
-    "+ alignment": lambda base: trained(
-        *ranked(), sf.RewardAlignmentTask(of_pairs(worth), base=base, beta=0.5), **debiased
-    ),
+    "+ history": lambda _: trained(sf.RetrievalTask(), **history()),
+    "+ debiasing": lambda _: trained(sf.RetrievalTask(), **debiased()),
+    "+ distillation": lambda _: trained(*distilled(), **debiased()),
+    "+ light ranker": lambda _: trained(*ranked(), **debiased()),
+    "+ alignment": lambda base: trained(*aligned(base), **debiased()),
 }
 model = None
 for part, make in parts.items():

@@ -263,6 +263,10 @@ class TwoTowerModel(keras.Model):
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
         self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
         for term in debiasing:
+            if term.built:
+                raise ConfigError(
+                    f'the debiasing "{term.name}" belongs to another model; pass a {type(term).__name__} of its own to each'
+                )
             term.begin(self.query_tower.dim)
         own = [term.encoder for term in (*tasks, *debiasing) if term.encoder is not None]
         encoders = (self.query_tower.encoder, self.item_tower.encoder, *own)
@@ -720,8 +724,9 @@ class TwoTowerModel(keras.Model):
 
         Rows and optimizer slots that were there are kept bit for bit, and so are all other weights. A new value's row
         begins at the out-of-vocabulary row that has served it so far; at its pretrained vector, where the schema has
-        those; where ids are rows themselves, at the mean of the rows that were trained. The optimizer's slots of new
-        rows are as at its start.
+        those; where ids are rows themselves, at the mean of the rows that were trained. A compressed table grows by
+        quotients, which begin at the mean of those that were trained. The optimizer's slots of new rows are as at its
+        start.
 
         Args:
             schema: What `Schema.fit` made of this model's schema and new data; `Schema.diff` tells what that means.
@@ -733,7 +738,7 @@ class TwoTowerModel(keras.Model):
         Raises:
             SchemaError: The schema changed in more than rows; one line for each change that breaks the model.
             DataError: A table has no id, no side feature, no id that was trained, or an id twice.
-            ConfigError: The optimizer keeps slots that do not grow by rows.
+            ConfigError: The optimizer keeps slots that do not grow by rows, or a table holds ids whose rows are compressed.
 
         Example:
             >>> schema = Schema.from_config({"fitted": {}, "yaml": '''

@@ -39,7 +39,7 @@ features:
   picture:     {dtype: float32, tags: [item, embedding], embedding: {dim: 3}, missing: {value: 0}}
   shelf:       {dtype: int32, tags: [item, categorical], cardinality: 9, embedding: {dim: 2, trainable: false}}
   bought:      {dtype: int8, tags: [target, binary]}
-  stars:       {dtype: float32, tags: [target, regression]}
+  stars:       {dtype: float32, tags: [target, regression], value: 0.5}
   place:       {dtype: int8, tags: [position]}
   importance:  {dtype: float32, tags: [weight]}
 """

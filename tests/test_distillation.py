@@ -279,18 +279,23 @@ def test_the_ranker_learns_of_a_teacher(tmp_path: Path) -> None:
     keras.utils.set_random_seed(3)
     tasks = (
         sf.RetrievalTask(),
-        sf.LightRanker(["click", "buy"], sf.MLPBlock([16]), random=4, loss_weight=0.0),
+        sf.LightRanker(["click", "buy"], sf.MLPBlock([32]), random=4, loss_weight=0.0),
         sf.DistillationTask(truth, on="ranker", of="buy", hard=0, random=ITEMS),
     )
     schema = sf.Schema((*FEATURES, CLICK, BUY)).fit(LOG | LABELS)
     model = sf.TwoTowerModel(schema, sf.MLPBlock([6]), prediction_tasks=list(tasks))
-    model.compile(keras.optimizers.Adam(0.02))
-    history = model.fit(LOG | LABELS, batch_size=100, epochs=25, verbose=0).history
-    assert history["distillation/agreement"][-1] > 0.75
+    model.compile(keras.optimizers.Adam(0.03))
+    history = model.fit(LOG | LABELS, batch_size=50, epochs=25, verbose=0).history
+    assert history["distillation/agreement"][-1] > 0.5  # of 20 items: 0.05 by chance
     pairs = {"user": np.repeat(np.arange(USERS), ITEMS), "item": np.tile(np.arange(ITEMS), USERS)}
     found = {name: model.predict(pairs)[f"light_ranker/{name}"].reshape(USERS, ITEMS) for name in ("click", "buy")}
-    agreeing = {name: (np.argmax(it, axis=1) == np.argmax(TRUTH, axis=1)).mean() for name, it in found.items()}
-    assert agreeing["buy"] > 0.6
+    held = {name: np.clip(it, 1e-6, 1 - 1e-6) for name, it in found.items()}  # float32 ends at 1
+    odds = {name: np.log(it / (1 - it)) for name, it in held.items()}
+    like = {
+        name: np.mean([np.corrcoef(*rows)[0, 1] for rows in zip(it, TRUTH, strict=True)]) for name, it in odds.items()
+    }
+    assert like["buy"] > 0.6
+    assert like["click"] < 0.3  # which nobody taught
     model.save(tmp_path / "it.keras")
     again = keras.models.load_model(tmp_path / "it.keras")
     assert again.predict(pairs)["light_ranker/buy"].tolist() == found["buy"].ravel().tolist()

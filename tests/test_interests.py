@@ -129,7 +129,7 @@ def test_the_metric_ranks_by_the_highest_score(known: bool) -> None:
 
 
 @each(EXACT)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 10**6), interests=st.integers(1, 4), k=st.integers(1, 40))
 def test_search_is_that_of_a_sorted_list(make: Callable[..., Index], seed: int, interests: int, k: int) -> None:
     rng = np.random.default_rng(seed)
@@ -210,14 +210,12 @@ def several(schema: sf.Schema, data: sf.datasets.DataFolder) -> sf.TwoTowerModel
 def test_one_interest_is_the_plain_model(schema: sf.Schema, data: sf.datasets.DataFolder) -> None:
     found = []
     for interests in (None, 1):
-        metric = sf.FactorizedTopK(data.items, ks=(3,))
-        model = model_of(schema, interests, prediction_tasks=[sf.RetrievalTask(metrics=metric, num_hard_negatives=20)])
+        model = model_of(schema, interests, prediction_tasks=[sf.RetrievalTask(num_hard_negatives=20)])
         losses = model.fit(data.interactions, batch_size=256, verbose=0).history["loss"]
-        judged = model.evaluate(data.interactions, verbose=0, return_dict=True)
         report = sf.evaluate(model, data.interactions, data.items, ks=[5])
-        found.append((losses, judged, dict(report), [it.numpy() for it in model.weights]))
-    assert found[0][:3] == found[1][:3]
-    for plain, one in zip(found[0][3], found[1][3], strict=True):
+        found.append((losses, dict(report), [it.numpy() for it in model.weights]))
+    assert found[0][:2] == found[1][:2]
+    for plain, one in zip(found[0][2], found[1][2], strict=True):
         assert np.array_equal(plain, one)
 
 

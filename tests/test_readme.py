@@ -44,6 +44,20 @@ def test_the_training_of_the_readme_runs(data: sf.datasets.DataFolder, schema: s
     assert shown.history["val_factorized_top_k/hit_rate@10"][0] > 0
 
 
+def test_the_systems_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"sf": sf}
+    exec(block("<!-- systems -->"), names)
+    model, world = names["model"], names["world"]
+    model.compile(optimizer="adam")  # type: ignore[attr-defined]
+    shown = model.fit(world.interactions, batch_size=512, verbose=0).history  # type: ignore[attr-defined]
+    metrics = {"retrieval/loss", "distillation/agreement", "light_ranker/click/auc", "position/loss", "user/loss"}
+    assert metrics <= set(shown)
+    recommender = model.export("bundle", world.items)  # type: ignore[attr-defined]
+    user = {"user_id": ["u00007"], "user_factors": [[0.0] * 8], "history": [["i00001", "i00002"]]}
+    assert len(recommender.recommend(user, k=5, exclude=["i00003"]).identifiers[0]) == 5
+
+
 def test_the_serving_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

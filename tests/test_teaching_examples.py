@@ -38,4 +38,8 @@ def test_the_frontier_of_beta(tmp_path: Path) -> None:
         ("fooled", 2.0),
     ]
     assert rows[1]["distance"] > rows[2]["distance"] > 0  # the smaller beta goes further
+    none, bold, _, fooled, cautious = (it["true_reward"] for it in rows)
+    assert bold > none + 0.03
+    assert bold > fooled + 0.02  # a reward model that errs costs something
+    assert cautious > none + 0.02  # and less where the anchor holds
     assert (tmp_path / "frontier.png").exists() == (find_spec("matplotlib") is not None)

@@ -131,6 +131,8 @@ class Halved(Debiasing):
     def __init__(self, feature: str = "mark", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.feature_name = feature
+
+    def begin(self, dim: int) -> None:
         self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
         self.built = True
 
@@ -160,6 +162,8 @@ def test_debiasing_weighs_rows_and_no_gradient_of_the_loss_passes_through_its_we
     assert float(model.debiasing[0].scale.numpy()) == pytest.approx(3.0, abs=0.1)
     again = sf.TwoTowerModel.from_config(model.get_config())
     assert isinstance(again.debiasing[0], Halved)
+    with pytest.raises(ConfigError, match="belongs to another model; pass a Halved of its own to each"):
+        model_of(CLICK, BOUGHT, REGRET, MARK, debiasing=model.debiasing)
 
 
 @keras.saving.register_keras_serializable("schemaflow-tests")

@@ -23,7 +23,6 @@ from schemaflow.datasets import Choices, Simulation, simulate
 __all__ = ["Judged", "World"]
 
 USERS, ITEMS = 2000, 1000
-AFFINITY, CROSS, QUALITY, CLICKBAIT = map(float, __import__("os").environ.get("WORLD", "0.7,2.5,.5,.7").split(","))
 BATCH_SIZE, RATE, BLOCK = 256, 0.003, (128, 64)
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -51,20 +50,14 @@ class World:
 
     Args:
         seed: Of the draw, and of the models trained in it.
+        clickbait: The deviation of what misleads the clicks.
+        **taste: What the teacher is made of: `affinity`, `cross` and `quality` of `simulate`.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, clickbait: float, **taste: float) -> None:
         self.seed = seed
-        log = Choices(clickbait=CLICKBAIT)
         self.truth: Simulation = simulate(
-            tempfile.mkdtemp(),
-            log,
-            users=USERS,
-            items=ITEMS,
-            affinity=AFFINITY,
-            cross=CROSS,
-            quality=QUALITY,
-            seed=seed,
+            tempfile.mkdtemp(), Choices(clickbait=clickbait), users=USERS, items=ITEMS, seed=seed, **taste
         )
         names = ["user_factors", "item_id", "item_factors"]
         whole = sf.Schema.from_yaml(self.truth.schema).select_by_name(names)

@@ -54,6 +54,7 @@ def histories(
         DataError: A column is missing, or a user, an item or a time is.
 
     Example:
+        >>> from schemaflow.schema import Schema
         >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
         ... version: 1
         ... features:
@@ -112,6 +113,7 @@ def expand_sequences(sequences: TableLike, schema: SchemaLike) -> pa.Table:
         DataError: A column is missing, or its lists differ in length from those of the sequence.
 
     Example:
+        >>> from schemaflow.schema import Schema
         >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
         ... version: 1
         ... features:

@@ -343,4 +343,5 @@ _OF_SLATES = """\
   device:       {{dtype: string, tags: [bias], vocabulary: [desktop, phone]}}
   click:        {{dtype: int8, tags: [target, binary], value: 1}}
   purchase:     {{dtype: int8, tags: [target, binary]}}
+  teacher:      {{dtype: float32, tags: [teacher]}}
 """

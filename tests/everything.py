@@ -40,7 +40,8 @@ features:
   shelf:       {dtype: int32, tags: [item, categorical], cardinality: 9, embedding: {dim: 2, trainable: false}}
   bought:      {dtype: int8, tags: [target, binary]}
   stars:       {dtype: float32, tags: [target, regression], value: 0.5}
-  place:       {dtype: int8, tags: [position]}
+  place:       {dtype: int8, tags: [position], cardinality: 4}
+  surface:     {dtype: string, tags: [bias, categorical], vocabulary: learned}
   importance:  {dtype: float32, tags: [weight]}
 """
 
@@ -96,6 +97,7 @@ def write(folder: Path) -> Path:
             "referrer": rng.choice(["ad", "mail"], EVENTS).tolist(),
             "session": rng.integers(0, 200, EVENTS),
             "moment": pa.array(1_700_000_000_000 + rng.integers(0, 30 * 86_400_000, EVENTS), pa.timestamp("ms", "UTC")),
+            "surface": rng.choice(["home", "search"], EVENTS).tolist(),
             "bought": rng.random(EVENTS) < 0.3,
             "stars": rng.integers(1, 6, EVENTS).astype(np.float32),
             "place": pa.array(rng.integers(1, 4, EVENTS), pa.int8()),

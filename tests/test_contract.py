@@ -100,6 +100,8 @@ LAYERS: dict[str, tuple[Callable[..., Any], Any]] = {
     ),
 }
 OTHERS = {
+    "debiasing/position": sf.PositionDebiasing,  # these are of a model that binds them: test_debiasing.py
+    "debiasing/user": sf.UserDebiasing,
     "index/faiss": sf.Faiss,  # what is optional is held to the same in test_index.py, where it is installed
     "index/scann": sf.ScaNN,
     "scorer/function": sf.Scorer,  # contract: test_scoring.py

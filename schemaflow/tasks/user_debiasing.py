@@ -34,7 +34,7 @@ class UserDebiasing(Debiasing):
     same best, but of rare clicks next to no gradient. Softplus keeps r above 0 and a gradient at every z, where a clamp
     would have none.
 
-    q is the query tower's vector, without a gradient to the tower; and no gradient of the model's loss reaches r. A vector
+    q is the query tower's vector (the mean of several), without a gradient to the tower; and no gradient of the model's loss reaches r. A vector
     that says nothing of how much a user gives, such as that of shared features alone, tells heavy users by what they share.
     Nothing of it is exported.
 
@@ -99,7 +99,9 @@ class UserDebiasing(Debiasing):
             self._rows.assign_add(tf.reduce_sum(rows))
             self._worth.assign_add(tf.reduce_sum(worth))
         mean = tf.math.divide_no_nan(self._worth.value, self._rows.value)
-        rate = self.rate(step.query, step.training)
+        # of several vectors the nearest to the item would tell of the item too
+        query = step.query if step.interests is None else tf.reduce_mean(step.interests, axis=1)
+        rate = self.rate(query, step.training)
         losses = rows * rate - tf.math.divide_no_nan(worth, mean) * tf.math.log(rate)  # [batch]
         loss = tf.math.divide_no_nan(tf.reduce_sum(losses), tf.reduce_sum(rows))
         self._loss.update_state(loss, tf.reduce_sum(rows))

@@ -135,6 +135,8 @@ SPECS = st.one_of(
             {"dtype": "int8", "tags": ["binary_classification", "target"]},
             {"dtype": "float32", "tags": ["weight"]},
             {"dtype": "int8", "tags": ["position"]},
+            {"dtype": "int32", "tags": ["position"], "cardinality": 11},
+            {"dtype": "string", "tags": ["bias"], "vocabulary": "learned"},
             {"dtype": "uint8", "tags": ["explicit_negative"]},
             {"dtype": "float32", "tags": ["teacher"]},
             {"dtype": "string"},

@@ -508,3 +508,15 @@ def test_a_model_of_several_features_says_which_it_takes(
 ) -> None:
     with pytest.raises(ConfigError, match=r"no dict of features; expected one of user_id, age, country"):
         trained.to_index(data.items)(tf.constant(["u00003"]))
+
+
+def test_no_vector_is_gathered_from_the_variable() -> None:
+    """TensorFlow would copy all candidates at each search from then on: it marks a variable that is gathered from."""
+    index = sf.BruteForce().index(np.eye(5, dtype=np.float32))
+    asked = [tf.TensorSpec([None, 5], tf.float32), tf.TensorSpec([None, None], tf.int32)]
+    graphs = [
+        tf.function(lambda vectors, allow: index.nearest(vectors, 2, allow=allow)).get_concrete_function(*asked).graph,
+        tf.function(lambda _, positions: index.vectors_at(positions)).get_concrete_function(*asked).graph,
+    ]
+    assert not any(it.type == "ResourceGather" for graph in graphs for it in graph.get_operations())
+    assert index.vectors_at(tf.constant([[3]])).numpy().tolist() == [[[0, 0, 0, 1, 0]]]

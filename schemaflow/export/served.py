@@ -135,7 +135,8 @@ class Served(tf.Module):
                 return answer(*find(embeddings.query(**features), k))
             inputs, vectors = stage.query(**features)
             _, positions = find(vectors, tf.maximum(k, num_retrieved))
-            return answer(*_ranked(stage.scores, inputs, vectors, search.candidates, positions, k))
+            found = search.vectors_at(tf.maximum(positions, 0))  # [batch, m, dim]
+            return answer(*_first(stage.scores(inputs, vectors, found), positions, k))
 
         def serving_default(**features: tf.Tensor) -> dict[str, tf.Tensor]:
             return best(features, k, search.nearest)
@@ -148,7 +149,7 @@ class Served(tf.Module):
 
         def similar_items(identifiers: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
             positions = search.positions_of(identifiers)  # [batch]
-            vectors = directions(tf.gather(search.candidates, tf.maximum(positions, 0)))
+            vectors = directions(search.vectors_at(tf.maximum(positions, 0)))
             scores, found = search.nearest(vectors, k, exclude=positions[:, tf.newaxis], by_angle=True)
             known = positions[:, tf.newaxis] >= 0  # nothing is similar to what is not there
             return answer(tf.where(known, scores, float("-inf")), tf.where(known, found, -1))
@@ -172,21 +173,9 @@ class Served(tf.Module):
         self.held = list({it.ref(): it for made in self.functions.values() for it in made.variables}.values())
 
 
-def _ranked(
-    score: Any, inputs: tf.Tensor, vectors: tf.Tensor, candidates: Any, positions: tf.Tensor, k: int | tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return (scores, positions), both [batch, min(k, m)], of what a second stage ranks highest.
-
-    Args:
-        score: Its scores.
-        inputs: Of the queries, [batch, width].
-        vectors: Of the queries, [batch, dim] or [batch, K, dim].
-        candidates: All items' vectors, [n, dim].
-        positions: Of the items that were found, [batch, m], -1 for none.
-        k: How many.
-    """
-    found = tf.gather(candidates, tf.maximum(positions, 0))  # [batch, m, dim]
-    scores = tf.where(positions < 0, float("-inf"), score(inputs, vectors, found))
+def _first(scores: tf.Tensor, positions: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return (scores, positions), both [batch, min(k, m)], of the highest of [batch, m] scores; position -1 is of none."""
+    scores = tf.where(positions < 0, float("-inf"), scores)
     best, place = tf.math.top_k(scores, tf.minimum(k, tf.shape(positions)[1]))
     return best, tf.gather(positions, place, batch_dims=1)
 

@@ -261,6 +261,11 @@ class Index(keras.layers.Layer):
         fill = tf.constant(padding_identifier(self._identifiers.dtype), self._identifiers.dtype)
         return tf.where(positions < 0, fill, tf.gather(self.identifiers, tf.maximum(positions, 0)))
 
+    def vectors_at(self, positions: tf.Tensor) -> tf.Tensor:
+        """Return the candidates' vectors at positions, [..., dim] float32."""
+        # gathered from the variable itself, TensorFlow would copy all of it whenever it is read from then on
+        return tf.gather(self.candidates.read_value(), positions)
+
     # -- what a subclass does -------------------------------------------------------------------------------------
 
     has_lists = False
@@ -302,7 +307,7 @@ class Index(keras.layers.Layer):
     ) -> tf.Tensor:
         """Return exact scores of candidates at positions [batch, m] int32, [batch, m]; -inf at -1 and where not eligible."""
         place = tf.maximum(positions, 0)
-        scores = tf.linalg.matvec(tf.gather(self.candidates, place), vectors)  # [batch, m, dim] . [batch, dim]
+        scores = tf.linalg.matvec(self.vectors_at(place), vectors)  # [batch, m, dim] . [batch, dim]
         scores = scores if scale is None else scores * tf.gather(scale, place)
         may = positions >= 0 if eligible is None else (positions >= 0) & tf.gather(eligible, place)
         return tf.where(may, scores, NONE)

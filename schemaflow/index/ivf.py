@@ -148,7 +148,7 @@ class IVF(Index):
                 return exact(vectors, tf.convert_to_tensor(self.candidates), k, None, scale)
             positions = tf.cast(tf.where(eligible)[:, 0], tf.int32)  # [left]
             scales = None if scale is None else tf.gather(scale, positions)
-            best, place = exact(vectors, tf.gather(self.candidates, positions), k, None, scales)
+            best, place = exact(vectors, self.vectors_at(positions), k, None, scales)
             return best, tf.gather(positions, place)
 
         def probed() -> tuple[tf.Tensor, tf.Tensor]:

@@ -13,8 +13,8 @@ plain ones (IPS), `mean w c`.
     propensity   PositionDebiasing("given") by the logged propensity of the item shown: what Thompson sampling showed most is
                  clicked most, which no position explains
 
-The detail has the click rate of the random log, and the standard error of the difference to the naive policy over 1,000
-resamplings of its rows: with 92 clicks the judge cannot tell small differences, and says no more than that nothing was lost.
+With 92 clicks the judge cannot tell small differences: the bars are on the difference to the naive policy in units of its
+standard error, over 1,000 resamplings of the judge's rows. The detail has the click rates, that of the random log among them.
 The examination that was estimated is printed beside the random log's click rates by position, in units of the first's; the
 three positions stand side by side in one row of a page.
 
@@ -98,8 +98,9 @@ def measure(rounds: int = SEEDS) -> list[Figure]:
             naive = ", ".join(f"{it[metric]:.5f}" for _, it in pairs)
             error = ", ".join(f"{it['error']:.5f}" for it, _ in pairs)
             detail = f"{shown} against {naive}; random {clicks.mean():.5f}; error of the difference {error}"
-            title = f"{metric.upper()} of the policy, {name} / naive"
-            figures.append(Figure(title, [it[metric] / other[metric] for it, other in pairs], 1.0, True, detail))
+            title = f"{metric.upper()} of the policy, ({name} - naive) / standard error"
+            differences = [(it[metric] - other[metric]) / it["error"] for it, other in pairs]
+            figures.append(Figure(title, differences, -1.0 if name == "examination" else 0.0, True, detail))
     return figures
 
 

@@ -19,8 +19,8 @@ COLLAPSED = 0.1
 class EffectiveShare(keras.metrics.Metric):
     """The share of the positives that is left where weights differ: `ESS(w v) / ESS(v)`, with `ESS(x) = (sum x)^2 / sum x^2`.
 
-    1 where all weights are alike; near 0 where a few rows have all the weight, and the loss has the noise of a few rows.
-    1 where there was no positive.
+    1 where all weights are alike; near 0 where a few rows have all the weight, and the loss has the noise of a few rows;
+    above 1 where the weights even out what the rows are worth. 1 where there was no positive.
 
     Source:
         Kish, "Survey sampling", Wiley 1965.

@@ -307,7 +307,7 @@ class TwoTowerModel(keras.Model):
         elif wanted or table is not None:
             self.catalogue = read_catalogue(table, schema, sides)
         self._items = (
-            AllItems(self.catalogue, lambda at: self._embed_items(at, True), self.item_tower.dim)
+            AllItems(self.catalogue, self._embed_items, self.item_tower.dim)
             if reaching and self.catalogue is not None
             else None
         )
@@ -395,7 +395,7 @@ class TwoTowerModel(keras.Model):
             column=partial(self._inputs.column, x=x),
             sampled=sampled,
             known=partial(self._known, x),
-            items=self._items,
+            items=None if self._items is None else self._items.seen(training),
             temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
             encoded_queries=partial(self.query_tower.encoder.encoded, x),
             encoded_items=partial(self.item_tower.encoder.encoded, x),
@@ -518,6 +518,12 @@ class TwoTowerModel(keras.Model):
         dataset = self._inputs.dataset(x, batch_size, tables)
         with data_errors(), self._ranking():
             return super().evaluate(dataset, **kwargs)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch. The items nearest to a query are found by vectors that `fit`, `evaluate` or the first step took."""
+        if self._items is not None and not self._items.taken:
+            self.encode_candidates()
+        return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Return what `evaluate` does, of one batch."""

@@ -41,6 +41,7 @@ from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import Source, TableLike
 from schemaflow.schema.tags import Tags, is_side, parse_tag
 from schemaflow.tasks import Debiasing, Ranker, RetrievalTask, Step, Task, bound, refuse_twins
+from schemaflow.tasks.targets import RESERVED
 from schemaflow.towers import Tower, fresh_copy
 
 __all__ = ["TwoTowerModel"]
@@ -260,6 +261,11 @@ class TwoTowerModel(keras.Model):
         self.ranker = rankers[0] if rankers else None
         beside = bound([*tasks, *debiasing], self.schema, self.sides)
         refuse_twins([*tasks, *debiasing])
+        if taken := [it for it in (*tasks, *debiasing) if it is not self.retrieval and it.name in RESERVED]:
+            kind, name = type(taken[0]).__name__, taken[0].name
+            raise ConfigError(
+                f'{kind} cannot be named "{name}": predict and fit use that themselves; pass another name'
+            )
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
         self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
         for term in debiasing:

@@ -154,10 +154,10 @@ class RewardAlignmentTask(Task):
         """Make the base's towers by a schema, and tell the function the features; return none beside the towers'.
 
         Raises:
-            ConfigError: There is no base.
+            ConfigError: There is no base, or the task is another model's.
             SchemaError: The base was trained with another schema.
         """
-        if self.built:
+        if self.towers:
             raise ConfigError(
                 f'the task "{self.name}" belongs to another model, whose base it holds; pass a {type(self).__name__} of its own'
                 " to each"

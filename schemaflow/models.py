@@ -41,6 +41,7 @@ from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import Source, TableLike
 from schemaflow.schema.tags import Tags, is_side, parse_tag
 from schemaflow.tasks import Debiasing, Ranker, RetrievalTask, Step, Task, bound, refuse_twins
+from schemaflow.tasks.targets import RESERVED
 from schemaflow.towers import Tower, fresh_copy
 
 __all__ = ["TwoTowerModel"]
@@ -260,6 +261,11 @@ class TwoTowerModel(keras.Model):
         self.ranker = rankers[0] if rankers else None
         beside = bound([*tasks, *debiasing], self.schema, self.sides)
         refuse_twins([*tasks, *debiasing])
+        if taken := [it for it in (*tasks, *debiasing) if it is not self.retrieval and it.name in RESERVED]:
+            kind, name = type(taken[0]).__name__, taken[0].name
+            raise ConfigError(
+                f'{kind} cannot be named "{name}": predict and fit use that themselves; pass another name'
+            )
         several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
         self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
         for term in debiasing:
@@ -307,7 +313,7 @@ class TwoTowerModel(keras.Model):
         elif wanted or table is not None:
             self.catalogue = read_catalogue(table, schema, sides)
         self._items = (
-            AllItems(self.catalogue, lambda at: self._embed_items(at, True), self.item_tower.dim)
+            AllItems(self.catalogue, self._embed_items, self.item_tower.dim)
             if reaching and self.catalogue is not None
             else None
         )
@@ -395,7 +401,7 @@ class TwoTowerModel(keras.Model):
             column=partial(self._inputs.column, x=x),
             sampled=sampled,
             known=partial(self._known, x),
-            items=self._items,
+            items=None if self._items is None else self._items.seen(training),
             temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
             encoded_queries=partial(self.query_tower.encoder.encoded, x),
             encoded_items=partial(self.item_tower.encoder.encoded, x),
@@ -518,6 +524,12 @@ class TwoTowerModel(keras.Model):
         dataset = self._inputs.dataset(x, batch_size, tables)
         with data_errors(), self._ranking():
             return super().evaluate(dataset, **kwargs)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch. The items nearest to a query are found by vectors that `fit`, `evaluate` or the first step took."""
+        if self._items is not None and not self._items.taken:
+            self.encode_candidates()
+        return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Return what `evaluate` does, of one batch."""

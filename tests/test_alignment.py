@@ -198,3 +198,10 @@ def test_a_base_of_another_schema_is_refused(base: sf.TwoTowerModel) -> None:
 def test_arguments_are_checked(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         sf.RewardAlignmentTask(even, **arguments)
+
+
+def test_a_task_belongs_to_one_model(base: sf.TwoTowerModel) -> None:
+    task = sf.RewardAlignmentTask(even, base)
+    model_of(task)
+    with pytest.raises(ConfigError, match='the task "alignment" belongs to another model'):
+        model_of(task)

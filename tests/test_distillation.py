@@ -1,6 +1,7 @@
 """Distillation: losses by hand, a column and a function as the teacher, heads, saving; and a teacher that is learned."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -331,3 +332,46 @@ def test_queries_of_several_vectors_are_taught_by_the_nearest() -> None:
     model.compile(keras.optimizers.Adam(0.03))
     history = model.fit(LOG, batch_size=100, epochs=20, verbose=0).history
     assert history["distillation/agreement"][-1] > 0.6 > history["distillation/agreement"][0]
+
+
+# -- items beyond the batch ---------------------------------------------------------------------------------------------
+
+
+def test_evaluation_leaves_what_the_item_tower_counts_and_drops_nothing_out() -> None:
+    tower = keras.Sequential([keras.layers.Dense(6), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)])
+    keras.utils.set_random_seed(1)
+    model = sf.TwoTowerModel(
+        sf.Schema(FEATURES).fit(LOG),
+        tower,
+        prediction_tasks=[sf.RetrievalTask(), sf.DistillationTask(truth, hard=3, random=5)],
+    )
+    model.compile()
+    model.fit(LOG, verbose=0)
+    before = [it.numpy() for it in model.weights]
+    first, second = (model.evaluate(LOG, verbose=0, return_dict=True) for _ in range(2))
+    assert first == second
+    assert all(np.array_equal(was, it) for was, it in zip(before, model.weights, strict=True))
+
+
+def test_the_first_batch_alone_has_the_nearest_items() -> None:
+    model = model_of(sf.RetrievalTask(), sf.DistillationTask(truth, hard=3, random=3))
+    batch = {name: tf.constant(values[:8]) for name, values in LOG.items()}
+    queries = model.query_embeddings({"user": LOG["user"][:8]})
+    items = model.candidate_embeddings({"item": np.arange(ITEMS)})
+    model.train_on_batch(batch)
+    assert model._items is not None
+    found = model._items.nearest(tf.constant(queries), 3).numpy()
+    assert np.array_equal(np.sort(found), np.sort(np.argsort(-(queries @ items.T), axis=1)[:, :3]))
+
+
+def test_the_ranker_of_queries_of_several_vectors_is_taught_the_scores_it_serves() -> None:
+    asked = []
+
+    def logits(inputs: Any, query: tf.Tensor, candidates: tf.Tensor, training: bool) -> tf.Tensor:
+        asked.append(query)
+        return tf.zeros((*candidates.shape[:2], 1))
+
+    ranker, interests = SimpleNamespace(targets=["click"], logits=logits), tf.ones((2, 3, 4))
+    step: Any = SimpleNamespace(ranker=ranker, query_inputs=None, query=interests[:, 0], training=True)
+    sf.DistillationTask(truth, on="ranker", of="click")._scores(step, interests, tf.ones((2, 5, 4)))
+    assert asked[0] is interests

@@ -49,7 +49,7 @@ POSITIONS = tf.constant([[0, 1], [2, 0], [1, 1]], tf.int64)
 
 def step_of(queries: Mapping[str, Any] = QUERIES) -> Step:
     encoder = FeatureEncoder(FITTED, SIDES.query, build_tables(FITTED, EmbeddingOptions()), EmbeddingOptions())
-    items = AllItems(read_catalogue(CANDIDATES, FITTED, SIDES), lambda at: tf.one_hot(at, 3), 3)
+    items = AllItems(read_catalogue(CANDIDATES, FITTED, SIDES), lambda at, _: tf.one_hot(at, 3), 3)
     items.take(tf.eye(3))
     rest = dict.fromkeys(Step.__dataclass_fields__)
     inputs = {name: tf.constant(values) for name, values in queries.items()}

@@ -217,3 +217,14 @@ def test_a_task_reaches_items_beyond_the_batch() -> None:
 def test_terms_that_cannot_be(error: type[Exception], message: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(error, match=message):
         model_of(CLICK, MARK, **arguments)
+
+
+def test_no_term_takes_the_name_of_what_fit_reports_itself() -> None:
+    schema = sf.Schema((
+        sf.Feature(name="user", dtype="int64", tags=("user", "id"), cardinality=3),
+        sf.Feature(name="item", dtype="int64", tags=("item", "id"), cardinality=3),
+        sf.Feature(name="judged", dtype="float32", tags=("teacher",)),
+    ))  # fmt: skip
+    tasks = [sf.RetrievalTask(), sf.DistillationTask(name="retrieval")]  # which has the metric retrieval/loss
+    with pytest.raises(ConfigError, match='DistillationTask cannot be named "retrieval"'):
+        sf.TwoTowerModel(schema, keras.layers.Dense(2), prediction_tasks=tasks)

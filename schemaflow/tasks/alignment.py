@@ -18,7 +18,7 @@ from schemaflow.schema.sides import Sides
 from schemaflow.tasks.listwise import binary, divergence
 from schemaflow.tasks.retrieval import RetrievalTask
 from schemaflow.tasks.scoring import Scorer, as_scorer
-from schemaflow.tasks.shortlist import check_sizes, shortlist
+from schemaflow.tasks.shortlist import check_sizes, seed_in, shortlist
 from schemaflow.tasks.terms import Step, Task
 
 __all__ = ["RewardAlignmentTask"]
@@ -154,9 +154,14 @@ class RewardAlignmentTask(Task):
         """Make the base's towers by a schema, and tell the function the features; return none beside the towers'.
 
         Raises:
-            ConfigError: There is no base.
+            ConfigError: There is no base, or the task is another model's.
             SchemaError: The base was trained with another schema.
         """
+        if self.towers:
+            raise ConfigError(
+                f'the task "{self.name}" belongs to another model, whose base it holds; pass a {type(self).__name__} of its own'
+                " to each"
+            )
         self.scorer.bind(schema, sides)
         if self._configs is None:
             raise ConfigError(
@@ -201,7 +206,8 @@ class RewardAlignmentTask(Task):
         """Return the loss of a batch, a scalar float32, and update the metrics."""
         assert step.items is not None, "the model gives what a term needs"
         items, (query_tower, item_tower) = step.items, self.towers
-        listed = shortlist(items, step.queries, self.hard, self.random, self._seed)
+        seed = seed_in(step.training, self._seed)
+        listed = shortlist(items, step.queries, self.hard, self.random, seed)
         rewards = self.scorer.scores(step, listed.positions)  # [b, m]
         query = query_tower(step.inputs, training=False)
         base = listed.scores(query, lambda at: item_tower(items.features(at), training=False)) / self._temperature
@@ -211,7 +217,7 @@ class RewardAlignmentTask(Task):
         judged = tf.reduce_sum(tf.cast(compared, tf.int32), axis=1) > 1  # [b]
         weights = tf.cast(judged, tf.float32)
         weights = weights if step.weights is None else weights * tf.cast(step.weights, tf.float32)
-        losses = self._of_rows(scores, base, rewards, compared)
+        losses = self._of_rows(scores, base, rewards, compared, seed)
         self._means["loss"].update_state(losses, weights)
         self._means["kl"].update_state(divergence(scores, base, compared), weights)
         self._tell_reward(rewards, compared, step.weights)
@@ -226,13 +232,15 @@ class RewardAlignmentTask(Task):
         having = having if weights is None else having * tf.cast(weights, tf.float32)
         self._means["reward"].update_state(tf.math.divide_no_nan(total, count), having)
 
-    def _of_rows(self, scores: tf.Tensor, base: tf.Tensor, rewards: tf.Tensor, compared: tf.Tensor) -> tf.Tensor:
+    def _of_rows(
+        self, scores: tf.Tensor, base: tf.Tensor, rewards: tf.Tensor, compared: tf.Tensor, seed: Any
+    ) -> tf.Tensor:
         """Return the loss of each row, [b]."""
         rewards = tf.where(compared, rewards, 0.0)
         if self.form == "listwise":
             return divergence(base + rewards / self.beta, scores, compared)
         m = tf.shape(scores)[1]
-        shift = keras.random.randint((), 1, m, seed=self._seed)  # never onto itself
+        shift = keras.random.randint((), 1, m, seed=seed)  # never onto itself
 
         def less_other(values: tf.Tensor) -> tf.Tensor:
             return values - tf.roll(values, shift, axis=1)
@@ -250,7 +258,7 @@ class RewardAlignmentTask(Task):
             rewards: [b, m], NaN where there is none.
         """
         scores, base, rewards = (tf.cast(it, tf.float32) for it in (scores, base, rewards))
-        return self._of_rows(scores, base, rewards, ~tf.math.is_nan(rewards))
+        return self._of_rows(scores, base, rewards, ~tf.math.is_nan(rewards), self._seed)
 
     def continue_from(self, old: "RewardAlignmentTask") -> None:
         """Take the function of the task of the model that this one's grew from."""

@@ -17,7 +17,7 @@ from schemaflow.schema.tags import Tags
 from schemaflow.tasks.listwise import binary, divergence, margins, squares
 from schemaflow.tasks.ranker import Ranker
 from schemaflow.tasks.scoring import Scorer, as_scorer
-from schemaflow.tasks.shortlist import check_sizes, nearest_scores, shortlist
+from schemaflow.tasks.shortlist import check_sizes, nearest_scores, seed_in, shortlist
 from schemaflow.tasks.terms import Step, Task
 
 __all__ = ["DistillationTask"]
@@ -220,7 +220,7 @@ class DistillationTask(Task):
             scores = self._scores(step, step.query, tf.cast(step.candidate, tf.float32)[:, tf.newaxis])
         else:
             assert step.items is not None, "the model gives what a term needs"
-            listed = shortlist(step.items, step.queries, self.hard, self.random, self._seed)
+            listed = shortlist(step.items, step.queries, self.hard, self.random, seed_in(step.training, self._seed))
             teacher = self.scorer.scores(step, listed.positions)  # [b, m]
             compared = listed.first & ~tf.math.is_nan(teacher)
             scores = self._scores(step, step.queries, listed.vectors(step.items.vectors))
@@ -234,7 +234,7 @@ class DistillationTask(Task):
             return nearest_scores(turned, candidates) / step.temperature
         assert step.ranker is not None, "looked for when the model was made"
         assert step.ranker.targets is not None, "it is bound"
-        logits = step.ranker.logits(step.query_inputs, step.query, candidates, step.training)  # [b, m, T]
+        logits = step.ranker.logits(step.query_inputs, queries, candidates, step.training)  # [b, m, T]
         return logits[..., step.ranker.targets.index(str(self.of))]
 
     def _compare(

@@ -264,22 +264,27 @@ class PositionDebiasing(Debiasing):
     def _estimated(self, step: Step, place: tf.Tensor, shown: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the ratios by the examination as it is now, [batch], and the loss that it is learned by."""
         labels = tf.cast(step.column(self.click), tf.float32)
-        query, candidate = tf.stop_gradient(step.query), tf.stop_gradient(step.candidate)
-        pair = tf.cast(tf.concat([query, candidate, query * candidate], axis=-1), tf.float32)  # [batch, 3 dim]
+        # products of half precision overflow where their factors do not
+        query, candidate = (tf.cast(tf.stop_gradient(it), tf.float32) for it in (step.query, step.candidate))
+        pair = tf.concat([query, candidate, query * candidate], axis=-1)  # [batch, 3 dim]
         log_odds = tf.squeeze(self._last(self._body(pair, training=step.training)), axis=-1)
         biases = None if self.encoder is None else self.encoder(step.inputs)  # [batch, width]
         effect, of_first = self._effect(place, biases), self._effect(tf.zeros_like(place), biases)
         if self._generator is None:
             losses = examined_crossentropy(labels, effect, log_odds)
         else:
-            kept = keras.random.uniform(tf.shape(effect), seed=self._generator) >= self.dropout
-            seen = log_odds + tf.where(kept | (not step.training), effect, 0.0)
+            seen = log_odds + (self._dropped(effect) if step.training else effect)
             losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, seen)
             effect, of_first = (tf.math.log_sigmoid(log_odds + it) for it in (effect, of_first))
         rows = tf.cast(shown, tf.float32)
         rows = rows if step.weights is None else rows * tf.cast(step.weights, tf.float32)
         self._loss.update_state(losses, rows)
         return tf.exp(of_first - effect), weighted_mean(losses, rows)
+
+    def _dropped(self, effect: tf.Tensor) -> tf.Tensor:
+        """Return the effects, 0 in a share `dropout` of the rows, [batch]."""
+        kept = keras.random.uniform(tf.shape(effect), seed=self._generator) >= self.dropout
+        return tf.where(kept, effect, 0.0)
 
     def _effect(self, place: tf.Tensor, biases: tf.Tensor | None) -> tf.Tensor:
         """Return the log of the examination, up to a constant, of rows [batch]; or what is added to the log odds.

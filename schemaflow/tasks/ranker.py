@@ -19,7 +19,7 @@ from schemaflow.schema.sides import Sides
 from schemaflow.schema.tags import Tags
 from schemaflow.tasks.heads import AttentionHead, Head, MixtureHead
 from schemaflow.tasks.scoring import Scorer, as_scorer
-from schemaflow.tasks.shortlist import nearest_scores, shortlist
+from schemaflow.tasks.shortlist import nearest_scores, seed_in, shortlist
 from schemaflow.tasks.targets import RESERVED
 from schemaflow.tasks.terms import Step, Task
 
@@ -171,7 +171,7 @@ class Ranker(Task):
     def _loss_of_others(self, step: Step) -> tf.Tensor:
         """Return the loss on items that rows were not shown, a scalar."""
         assert step.items is not None, "the model gives what a term needs"
-        listed = shortlist(step.items, step.queries, self.hard, self.random, self._generator)
+        listed = shortlist(step.items, step.queries, self.hard, self.random, seed_in(step.training, self._generator))
         candidates = listed.vectors(step.items.vectors)  # [b, m, dim]
         logits = self.logits(step.query_inputs, step.queries, candidates, step.training)  # [b, m, T]
         shape = tf.shape(listed.positions)

@@ -9,7 +9,10 @@ import tensorflow as tf
 from schemaflow.errors import ConfigError
 from schemaflow.tasks.terms import Items
 
-__all__ = ["Shortlist", "check_sizes", "nearest_scores", "shortlist"]
+__all__ = ["Shortlist", "check_sizes", "nearest_scores", "seed_in", "shortlist"]
+
+EVALUATION = 0
+"""The seed of draws in evaluation, which are the same each time, and leave those of training what they would have been."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ def nearest_scores(queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(tf.matmul(candidates, queries, transpose_b=True), axis=2)
 
 
-def shortlist(items: Items, queries: tf.Tensor, hard: int, random: int, seed: keras.random.SeedGenerator) -> Shortlist:
+def shortlist(
+    items: Items, queries: tf.Tensor, hard: int, random: int, seed: keras.random.SeedGenerator | int
+) -> Shortlist:
     """Return the `hard` items nearest to each query, as `Items.nearest` finds them, and `random` of all, each as likely.
 
     Args:
@@ -81,6 +86,11 @@ def shortlist(items: Items, queries: tf.Tensor, hard: int, random: int, seed: ke
         parts.append(keras.random.randint(shape, 0, items.size, dtype="int64", seed=seed))
     positions = tf.concat(parts, axis=1)
     return Shortlist(positions, _first_in_row(positions))
+
+
+def seed_in(training: bool, seed: keras.random.SeedGenerator) -> keras.random.SeedGenerator | int:
+    """Return what draws are made by: a task's own generator in training, `EVALUATION` else."""
+    return seed if training else EVALUATION
 
 
 def check_sizes(hard: int, random: int) -> None:

@@ -19,8 +19,8 @@ short, root = "--short" in sys.argv, Path(__file__).parent.parent
 folder = Path(next((it for it in sys.argv[1:] if it != "--short"), "feed-bundles"))
 
 # What was shown to whom, where and on what, in an order that an editor's taste bends; and the truth behind it
-slates = sf.datasets.Slates(slates=2000 if short else 20_000, history=20, device_effect=0.5, offsets=0.5)
-world = sf.datasets.simulate(folder / "data", slates, users=100 if short else 1000, items=300, cross=1.5, seed=1)
+slates = sf.datasets.Slates(slates=1000 if short else 8000, history=20, device_effect=0.5, offsets=0.5)
+world = sf.datasets.simulate(folder / "data", slates, users=100 if short else 400, items=300, cross=1.5, seed=1)
 worth = world.relevance + 4 * 0.5 * world.relevance**2  # of a click 1, of a purchase 4, as the schema says
 impressions, items = pq.read_table(world.interactions), pq.read_table(world.items)
 schema = sf.Schema.from_yaml(root / "schemas" / "feed.yaml").fit(impressions, world.users, items)
@@ -51,7 +51,7 @@ def trained(*tasks: Any, **arguments: Any) -> sf.TwoTowerModel:
         **arguments,
     )
     model.compile(optimizer="adam")
-    model.fit(impressions, batch_size=1024, epochs=1 if short else 5, tables=world.folder, verbose=0)
+    model.fit(impressions, batch_size=1024, epochs=1 if short else 8, tables=world.folder, verbose=0)
     return model
 
 

@@ -144,9 +144,8 @@ def carry_over(
             for towers in copies:
                 _start_from_sides(view, towers, grown)
     if old.compiled and old.optimizer is not None:
-        own = {
-            id(table) for _, tower in copies[0] for table in _tables(tower).values()
-        }  # those of others have no slots
+        tables = [table for _, tower in copies[0] for table in _tables(tower).values()]
+        own = {id(part) for table in tables for part in table.parts()}  # those of others have no slots
         _carry_optimizer(old, new, [it for it in grown.values() if id(it.new) in own])
 
 

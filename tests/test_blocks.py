@@ -397,6 +397,9 @@ def test_widths_that_do_not_fit_are_named() -> None:
 
 
 def test_a_block_gives_one_vector_for_each_row() -> None:
-    for block, made in ((keras.layers.Reshape((4, 1)), r"\[2, 4, 1\]"), (keras.layers.Lambda(lambda it: [it]), "list")):
+    for block, made in (
+        (keras.layers.Reshape((2, 2, 1)), r"\[2, 2, 2, 1\]"),
+        (keras.layers.Lambda(lambda it: [it]), "list"),
+    ):
         with pytest.raises(ConfigError, match=rf"of vectors \[2, 4\] \w+ makes {made}; expected a tensor \[2, dim\]"):
             Tower(pairs(wide=False), ["user"], block, EMBEDDINGS)

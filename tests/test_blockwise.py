@@ -246,7 +246,7 @@ def test_a_mask_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
 def test_vectors_of_another_width_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"candidate_embeddings has the shape \(7, 4\); expected \[7, 3\]"):
         sf.RetrievalTask()(*random(0, (7, 3), (7, 4)))
-    with pytest.raises(ConfigError, match=r"query_embeddings has the shape \(7, 3, 2\)"):
+    with pytest.raises(ConfigError, match=r"candidate_embeddings has the shape \(7, 3, 2\)"):
         sf.RetrievalTask()(*random(0, (7, 3, 2), (7, 3, 2)))
 
 

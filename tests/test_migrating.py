@@ -133,7 +133,11 @@ def test_what_is_not_run_is_theirs() -> None:
 
 def test_the_public_names_are_in_the_guide() -> None:
     used = set(re.findall(r"\bsf\.(\w+)", TEXT))
-    assert set(sf.__all__) - used == {"Feature", "L2Norm", "Report", "RunConfig", "SchemaFlowError"}
+    ours_alone = {  # the systems of one model, which neither has
+        "DistillationTask", "LightRanker", "MixtureOfLogits", "PositionDebiasing", "RewardAlignmentTask", "Scorer",
+        "UserDebiasing", "UserHistoryEncoder", "expand_sequences", "histories",
+    }  # fmt: skip
+    assert set(sf.__all__) - used == ours_alone | {"Feature", "L2Norm", "Report", "RunConfig", "SchemaFlowError"}
     assert used <= set(sf.__all__)
 
 

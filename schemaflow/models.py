@@ -199,16 +199,12 @@ class TwoTowerModel(keras.Model):
         self.built = True
 
     def _add_encoders(self) -> None:
-        """Trace what gives vectors once for each side; a lambda in the loop would be traced at each call."""
-        self._encode_query = tf.function(
-            lambda batch: tf.cast(self.query_tower(batch), tf.float32), reduce_retracing=True
-        )
-        self._encode_inputs = tf.function(
-            lambda batch: tf.cast(self.query_tower.inputs_of(batch), tf.float32), reduce_retracing=True
-        )
-        self._encode_candidate = tf.function(
-            lambda batch: tf.cast(self.item_tower(batch), tf.float32), reduce_retracing=True
-        )
+        """Trace what gives vectors once for each side; a function made in the loop would be traced at each call."""
+        # as Keras traces its steps; AutoGraph's parsing, besides, fails beside that of a traceback in a reader's thread
+        traced = partial(tf.function, reduce_retracing=True, autograph=False)
+        self._encode_query = traced(lambda batch: tf.cast(self.query_tower(batch), tf.float32))
+        self._encode_inputs = traced(lambda batch: tf.cast(self.query_tower.inputs_of(batch), tf.float32))
+        self._encode_candidate = traced(lambda batch: tf.cast(self.item_tower(batch), tf.float32))
 
     def _add_towers(self, query: keras.layers.Layer, item: keras.layers.Layer, l2_normalize: bool) -> None:
         """Make the towers around their blocks, with the tables that the features of both share."""

@@ -146,6 +146,21 @@ def test_infer_loads_no_tensorflow(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_nothing_is_traced_by_autograph() -> None:
+    """Python 3.11 cannot parse in two threads at once, and a reader that ends lets TensorFlow print a traceback."""
+    for path in PACKAGE.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        traced = [it for it in nodes if isinstance(it, ast.Attribute) and ast.unparse(it) == "tf.function"]
+        plain = [
+            call
+            for call in nodes
+            if isinstance(call, ast.Call)
+            and any(ast.unparse(it) == "tf.function" for it in [call.func, *call.args])
+            and any(ast.unparse(it) == "autograph=False" for it in call.keywords)
+        ]
+        assert len(traced) == len(plain), path
+
+
 def test_public_names_are_sorted_and_there() -> None:
     assert schemaflow.__all__ == sorted(schemaflow.__all__)
     for name in schemaflow.__all__:

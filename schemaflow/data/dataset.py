@@ -126,7 +126,7 @@ def read_parquet(
 
     signature = {encoded_name(feature.name): _signature(schema, feature) for feature in joined.features}
     dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature)
-    dataset = dataset.map(partial(_batches, batch_size)).unbatch().take(steps)
+    dataset = dataset.map(tf.autograph.experimental.do_not_convert(partial(_batches, batch_size))).unbatch().take(steps)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
 

@@ -167,7 +167,7 @@ def _nth(row: Ints, rows: int) -> Ints:
     return np.arange(len(row)) - (np.cumsum(sizes) - sizes)[row]
 
 
-@tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+@tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
 def _above(
     queries: tf.Tensor, each: int, candidates: tf.Tensor, width: tf.Tensor, firsts: tf.Tensor, start: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -82,7 +82,7 @@ def _lookups(*towers: Tower) -> list[Any]:
 
 
 def _function(tower: Tower) -> Any:
-    function = tf.function(lambda **features: tf.cast(tower(features), tf.float32))
+    function = tf.function(lambda **features: tf.cast(tower(features), tf.float32), autograph=False)
     return function.get_concrete_function(**raw_signature(tower.features))
 
 

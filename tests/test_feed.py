@@ -13,8 +13,8 @@ from schemaflow.datasets.simulated import Simulation
 from tests.conftest import ROOT
 
 PARTS = ("history", "debiasing", "distillation", "ranker", "alignment")
-# every two parts are there together, one without the other and not at all; and all of them
-ARRAY = ["01101", "10110", "11011", "00111", "01010", "10001", "11100", "11111"]
+# of every two parts there are both, one without the other, and neither
+ARRAY = ["11111", "11000", "10100", "01010", "00101", "00011"]
 METRICS = {
     "debiasing": {"position/loss", "position/effective_share", "user/loss", "user/effective_share"},
     "distillation": {"distillation/loss", "distillation/agreement"},

@@ -50,8 +50,27 @@ WAIT = 30.0
 """Seconds that nothing here should take, however busy the machine is."""
 
 
-def export(path: Path, seed: int, *names: str, index: Any = None) -> sf.Recommender:
-    """Write the bundle of an untrained model; with names, of these features alone."""
+Export = Callable[..., sf.Recommender]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Give what puts the bundle of an untrained model to a path; with names, of these features alone."""
+    kept: dict[str, Path] = {}
+
+    def exported(path: Path, seed: int, *names: str, index: Any = None) -> sf.Recommender:
+        key = repr((seed, names, index and index.get_config()))
+        if key not in kept:
+            kept[key] = tmp_path_factory.mktemp("kept") / "bundle"
+            _export(kept[key], seed, *names, index=index)
+        shutil.copytree(kept[key], path.with_name("copy"))
+        replace(path, path.with_name("copy"))
+        return sf.Recommender.load(path)
+
+    return exported
+
+
+def _export(path: Path, seed: int, *names: str, index: Any) -> sf.Recommender:
     keras.utils.set_random_seed(seed)
     schema = sf.Schema.from_config({"fitted": {}, "yaml": SCHEMA}).fit({"item_id": ITEMS["item_id"]})
     if names:
@@ -113,7 +132,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recommender(served: Path) -> sf.Recommender:
+def recommender(served: Path, export: Export) -> sf.Recommender:
     return export(served, 1)
 
 
@@ -126,7 +145,7 @@ def server(served: Path, recommender: sf.Recommender) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def ids_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ids_alone(tmp_path_factory: pytest.TempPathFactory, export: Export) -> Path:
     """A bundle of two features, one for each tower."""
     path = tmp_path_factory.mktemp("alone") / "bundle"
     export(path, 3, "user_id", "item_id")
@@ -446,7 +465,7 @@ def test_a_wrong_question_costs_few_calls() -> None:
 
 
 def test_a_newer_bundle_takes_over_under_load_and_a_broken_one_does_not(
-    server: Server, served: Path, recommender: sf.Recommender, ids_alone: Path
+    server: Server, served: Path, recommender: sf.Recommender, ids_alone: Path, export: Export
 ) -> None:
     question = {"features": USERS, "k": 5}
     old, end, answers = recommender.recommend(USERS, k=5).identifiers, threading.Event(), list[tuple[int, Any]]()
@@ -508,7 +527,7 @@ def test_a_newer_bundle_takes_over_under_load_and_a_broken_one_does_not(
     ],
 )  # fmt: skip
 def test_a_newer_bundle_that_would_take_other_requests_is_refused(
-    names: tuple[str, ...], index: Any, differs: str, tmp_path: Path
+    names: tuple[str, ...], index: Any, differs: str, tmp_path: Path, export: Export
 ) -> None:
     export(tmp_path / "bundle", 1)
     bundle = ServedBundle(tmp_path / "bundle", lambda _: None)
@@ -523,7 +542,7 @@ def test_a_newer_bundle_that_would_take_other_requests_is_refused(
 
 
 @pytest.mark.parametrize("first", ["manifest.json", "model"])
-def test_a_bundle_copied_file_by_file_takes_over_once_it_is_whole(first: str, tmp_path: Path) -> None:
+def test_a_bundle_copied_file_by_file_takes_over_once_it_is_whole(first: str, tmp_path: Path, export: Export) -> None:
     served, new, told = tmp_path / "bundle", tmp_path / "new", list[str]()
     export(served, 1)
     bundle, expected = ServedBundle(served, told.append), export(new, 2).recommend(USERS).identifiers
@@ -548,10 +567,12 @@ def test_a_bundle_copied_file_by_file_takes_over_once_it_is_whole(first: str, tm
 
 
 def replace(path: Path, other: Path) -> None:
-    """Put another bundle in the place of one, as an export does."""
-    path.rename(path.with_name("gone"))
+    """Put another bundle in the place of one, if there is one, as an export does."""
+    gone = path.with_name("gone")
+    if path.exists():
+        path.rename(gone)
     other.rename(path)
-    shutil.rmtree(path.with_name("gone"))
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def test_there_must_be_a_bundle_to_begin_with(tmp_path: Path) -> None:

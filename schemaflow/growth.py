@@ -37,7 +37,7 @@ from schemaflow.schema.sources import Source, TableLike, open_source
 from schemaflow.schema.tags import Tags
 from schemaflow.towers import Tower
 
-__all__ = ["Held", "carry_over", "keep_frozen", "keep_widths", "refuse_breaks", "ridge"]
+__all__ = ["Held", "carry_over", "hand_over", "keep_frozen", "keep_widths", "refuse_breaks", "ridge"]
 
 Array = npt.NDArray[Any]
 
@@ -76,6 +76,37 @@ def keep_widths(options: EmbeddingOptions, towers: Sequence[Tower]) -> Embedding
         return options
     widths = {name: table.dim for tower in towers for name, table in _tables(tower).items()}
     return replace(options, embedding_dims=widths)
+
+
+def hand_over(
+    old: keras.Model, new: keras.Model, sides: Sequence[TableLike], *, same_items: bool, same_known: bool
+) -> None:
+    """Give a two-tower model all that the one it grew from has learned, and compile it as that was.
+
+    Args:
+        old: The trained model.
+        new: The model of the new schema, with the same arguments.
+        sides: As in `carry_over`, which says what is raised.
+        same_items: Whether the new one's catalogue begins with what the old one's holds; else it was read anew.
+        same_known: Likewise of the known positives.
+    """
+    for now, before in zip((*new.tasks, *new.debiasing), (*old.tasks, *old.debiasing), strict=True):
+        now.continue_from(before)
+    towers = [(old.query_tower, new.query_tower), (old.item_tower, new.item_tower)]
+    copies = [
+        list(zip(before.towers, now.towers, strict=True))
+        for before, now in zip(old.tasks, new.tasks, strict=True)
+        if before.towers
+    ]
+    held = [
+        Held(old.catalogue, new.catalogue, kept=same_items),
+        Held(old.known_positives, new.known_positives, kept=same_known),
+        Held(old.negatives.frequency, new.negatives.frequency),
+    ]
+    keep_frozen(old, new, [*towers, *(it for copy in copies for it in copy)], held)
+    if old.compiled:
+        new.compile_from_config(old.get_compile_config())
+    carry_over(old, new, [towers, *copies], sides, held)
 
 
 def keep_frozen(

@@ -17,7 +17,7 @@ from schemaflow.layers.quotient_remainder import Table
 from schemaflow.registry import register
 from schemaflow.schema.schema import Schema
 
-__all__ = ["Tower", "fresh_copy"]
+__all__ = ["Tower", "check_pair", "fresh_copy"]
 
 BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
 """What went wrong in a layer, which Keras sets in bold between lines on where."""
@@ -172,4 +172,18 @@ class Tower(keras.layers.Layer):
                 "post": [made(unbuilt(layer)) for layer in config["post"]],
                 "history": made(unbuilt(config["history"])),
             }
+        )
+
+
+def check_pair(query_tower: Tower, item_tower: Tower) -> None:
+    """Raise `ConfigError` where vectors of the two cannot be compared: an item has several, or the widths differ."""
+    if item_tower.interests is not None:
+        raise ConfigError(
+            f"the item tower gives {item_tower.interests} vectors for each item; only queries may have several: pass"
+            " an item_tower of its own, which ends in [batch, dim]"
+        )
+    if query_tower.dim != item_tower.dim:
+        raise ConfigError(
+            f"the query tower gives vectors of width {query_tower.dim}, the item tower of width {item_tower.dim};"
+            " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
         )

@@ -1,5 +1,6 @@
 """Prediction tasks: what a model is trained for."""
 
+from schemaflow.tasks.admission import bound, refuse_twins
 from schemaflow.tasks.alignment import RewardAlignmentTask
 from schemaflow.tasks.distillation import DistillationTask
 from schemaflow.tasks.factorized_top_k import FactorizedTopK
@@ -10,7 +11,7 @@ from schemaflow.tasks.ranker import Ranker
 from schemaflow.tasks.retrieval import RetrievalTask
 from schemaflow.tasks.scoring import Scorer
 from schemaflow.tasks.targets import BinaryClassificationTask, RegressionTask
-from schemaflow.tasks.terms import Debiasing, Step, Task, bound, refuse_twins
+from schemaflow.tasks.terms import Debiasing, Step, Task
 from schemaflow.tasks.user_debiasing import UserDebiasing
 
 __all__ = [

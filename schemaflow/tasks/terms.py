@@ -4,14 +4,13 @@ A term declares the features that it needs, and gives a loss (`Task`) or a weigh
 weight is learned by (`Debiasing`). Whatever trains a model is one of these, in one list.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
-from schemaflow.errors import ConfigError
 from schemaflow.features.encoders import FeatureEncoder
 from schemaflow.features.kinds import Tensors
 from schemaflow.sampling import Candidates
@@ -19,7 +18,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 
-__all__ = ["Debiasing", "Items", "SecondStage", "Step", "Task", "bound", "refuse_twins"]
+__all__ = ["Debiasing", "Items", "SecondStage", "Step", "Task"]
 
 
 class Items(Protocol):
@@ -196,26 +195,3 @@ class Debiasing(_Term):
         Args:
             logs: What Keras found in the epoch, by the metrics' names.
         """
-
-
-def refuse_twins(terms: Iterable[Any]) -> None:
-    """Raise `ConfigError` where two terms of a model predict one target or have one name."""
-    seen: dict[tuple[str, str], Any] = {}
-    for term in terms:
-        for what, value in (("target", term.target), ("name", term.name)):
-            if value is not None and (what, value) in seen:
-                raise ConfigError(
-                    f'two terms of the model have the {what} "{value}": {type(seen[what, value]).__name__} and'
-                    f" {type(term).__name__}; give each its own"
-                )
-            if value is not None:
-                seen[what, value] = term
-
-
-def bound(terms: Sequence[Any], schema: Schema, sides: Sides) -> list[Feature]:
-    """Return the features beside the towers' that terms read, each once.
-
-    Raises:
-        SchemaError: One is missing.
-    """
-    return list(dict.fromkeys(feature for term in terms for feature in term.bind(schema, sides)))

@@ -11,7 +11,7 @@ from schemaflow.schema.tags import Tags, is_side
 __all__ = [
     "check_compile_arguments",
     "check_fit_arguments",
-    "check_layer",
+    "check_layers",
     "check_names",
     "check_sides",
     "listed",
@@ -79,10 +79,11 @@ def check_sides(query: Tags | str, item: Tags | str) -> None:
         )
 
 
-def check_layer(argument: str, layer: Any) -> None:
-    """Raise `ConfigError` where an argument is no Keras layer."""
-    if not isinstance(layer, keras.layers.Layer):
-        raise ConfigError(f"{argument} is {layer!r}; expected a Keras layer, such as MLPBlock([128, 64])")
+def check_layers(query_tower: Any, **others: Any) -> None:
+    """Raise `ConfigError` where an argument is no Keras layer; the others may be None."""
+    for argument, layer in {"query_tower": query_tower, **others}.items():
+        if not isinstance(layer, keras.layers.Layer) and not (layer is None and argument in others):
+            raise ConfigError(f"{argument} is {layer!r}; expected a Keras layer, such as MLPBlock([128, 64])")
 
 
 def listed(given: Any) -> list[Any]:

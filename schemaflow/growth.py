@@ -24,10 +24,12 @@ from schemaflow.data.dataset import data_errors, read_parquet
 from schemaflow.data.join import as_side_table, read_ids, refuse_repeated
 from schemaflow.errors import ConfigError, DataError, SchemaError
 from schemaflow.features.encoders import FeatureEncoder
+from schemaflow.features.known import KnownPositives, user_id
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.features.unseen import holding_values, seen_rows
 from schemaflow.layers.embedding import EmbeddingTable
 from schemaflow.layers.quotient_remainder import QuotientRemainderTable, Table
+from schemaflow.model_config import arguments_of
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import OUT_OF_VOCABULARY, Feature, encoded_name
 from schemaflow.schema.rows import rows_in
@@ -37,7 +39,7 @@ from schemaflow.schema.sources import Source, TableLike, open_source
 from schemaflow.schema.tags import Tags
 from schemaflow.towers import Tower
 
-__all__ = ["Held", "carry_over", "hand_over", "keep_frozen", "keep_widths", "refuse_breaks", "ridge"]
+__all__ = ["Held", "carry_over", "grown", "keep_frozen", "keep_widths", "refuse_breaks", "ridge"]
 
 Array = npt.NDArray[Any]
 
@@ -78,18 +80,34 @@ def keep_widths(options: EmbeddingOptions, towers: Sequence[Tower]) -> Embedding
     return replace(options, embedding_dims=widths)
 
 
-def hand_over(
-    old: keras.Model, new: keras.Model, sides: Sequence[TableLike], *, same_items: bool, same_known: bool
-) -> None:
-    """Give a two-tower model all that the one it grew from has learned, and compile it as that was.
+def grown(
+    old: keras.Model, schema: Schema, sides: Sequence[TableLike], candidates: TableLike | None, known_positives: Any
+) -> Any:
+    """Return the `TwoTowerModel` of a wider schema that has all that another has learned, compiled as that is.
 
     Args:
         old: The trained model.
-        new: The model of the new schema, with the same arguments.
-        sides: As in `carry_over`, which says what is raised.
-        same_items: Whether the new one's catalogue begins with what the old one's holds; else it was read anew.
-        same_known: Likewise of the known positives.
+        schema: The wider schema.
+        sides: As in `carry_over`.
+        candidates: The table of all items; where it is None, what the old model holds stays.
+        known_positives: Likewise.
+
+    Raises:
+        SchemaError: The schema changed in more than rows.
+        DataError: As in `carry_over`.
+        ConfigError: Likewise.
     """
+    refuse_breaks(old.schema, schema)
+    arguments = arguments_of(old.get_config()) | {"schema": schema}
+    arguments["embedding_options"] = keep_widths(old.embedding_options, (old.query_tower, old.item_tower))
+    known, held_items = old.known_positives, arguments["candidates"] is not None
+    if known_positives is not None:
+        arguments["known_positives"] = known_positives
+    elif known is not None:
+        arguments["known_positives"] = KnownPositives(schema.rows(user_id(old.sides).table), known.pairs)
+    if candidates is not None:
+        arguments["candidates"] = candidates
+    new = type(old)(**arguments)
     for now, before in zip((*new.tasks, *new.debiasing), (*old.tasks, *old.debiasing), strict=True):
         now.continue_from(before)
     towers = [(old.query_tower, new.query_tower), (old.item_tower, new.item_tower)]
@@ -99,14 +117,15 @@ def hand_over(
         if before.towers
     ]
     held = [
-        Held(old.catalogue, new.catalogue, kept=same_items),
-        Held(old.known_positives, new.known_positives, kept=same_known),
+        Held(old.catalogue, new.catalogue, kept=held_items and candidates is None),
+        Held(known, new.known_positives, kept=known_positives is None),
         Held(old.negatives.frequency, new.negatives.frequency),
     ]
     keep_frozen(old, new, [*towers, *(it for copy in copies for it in copy)], held)
     if old.compiled:
         new.compile_from_config(old.get_compile_config())
     carry_over(old, new, [towers, *copies], sides, held)
+    return new
 
 
 def keep_frozen(

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import tensorflow as tf
 from schemaflow.arguments import (
     check_compile_arguments,
     check_fit_arguments,
-    check_layer,
+    check_layers,
     check_names,
     check_sides,
     listed,
@@ -26,40 +25,35 @@ from schemaflow.data.join import as_side_table, read_raw
 from schemaflow.errors import ConfigError
 from schemaflow.export import Recommender, check_target, export
 from schemaflow.features.catalogue import ItemCatalogue, read_catalogue
-from schemaflow.features.encoders import build_tables, options_config, options_from_config
+from schemaflow.features.encoders import build_tables
 from schemaflow.features.histories import checked_history
 from schemaflow.features.kinds import Tensors
-from schemaflow.features.known import KnownPositives, known_of, user_id
+from schemaflow.features.known import known_of
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
 from schemaflow.features.unseen import UnseenRows
-from schemaflow.growth import hand_over, keep_widths, refuse_breaks
+from schemaflow.growth import grown
 from schemaflow.index import Index
 from schemaflow.inputs import Epochs, Inputs
 from schemaflow.interests import nearest_interest
 from schemaflow.items import AllItems
-from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
-from schemaflow.layers.prefix import Prefix
+from schemaflow.model_config import arguments_of, config_of
 from schemaflow.negatives import Negatives, correction_of, samplers_of
 from schemaflow.optimizers import LossScaleOptimizer, optimizer_of
 from schemaflow.registry import register
-from schemaflow.sampling import Candidates, Sampler
+from schemaflow.sampling import Sampler
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import TableLike
 from schemaflow.schema.tags import Tags, parse_tag
+from schemaflow.steps import QUERY_INPUTS, Steps
 from schemaflow.tasks import Ranker, RetrievalTask, Step, Task
-from schemaflow.tasks.admission import Terms, admitted
+from schemaflow.tasks.admission import Terms, admitted, tasks_of
 from schemaflow.towers import Tower, check_pair, fresh_copy
+from schemaflow.truncation import truncated
 from schemaflow.vectors import EMBED_ROWS, Vectors
 
 __all__ = ["TwoTowerModel"]
-
-L2_TEMPERATURE = 0.07
-"""Where a learned temperature begins for vectors of length one, whose scores end at 1."""
-
-QUERY_INPUTS = "query_inputs"
-"""The key of what the query tower's block is given, among what a model that has use for it returns when it is called."""
 
 
 @register("model", "two-tower")
@@ -155,10 +149,7 @@ class TwoTowerModel(keras.Model):
         query_tower_tag, item_tower_tag = parse_tag(query_tower_tag), parse_tag(item_tower_tag)
         check_sides(query_tower_tag, item_tower_tag)
         sides = sides_of(schema, query_tower_tag, item_tower_tag)
-        check_layer("query_tower", query_tower)
-        for argument, layer in (("item_tower", item_tower), ("post", post)):
-            if layer is not None:
-                check_layer(argument, layer)
+        check_layers(query_tower, item_tower=item_tower, post=post)
         if not isinstance(l2_normalize, bool):
             raise ConfigError(f"l2_normalize is {l2_normalize!r}; expected True or False")
         if not isinstance(embedding_options, EmbeddingOptions):
@@ -168,20 +159,13 @@ class TwoTowerModel(keras.Model):
             "item_tower_tag": str(item_tower_tag),
             "l2_normalize": l2_normalize,
         }
-        self.schema, self.sides = schema, sides
+        self.schema: Schema = schema
+        self.sides = sides
         self.embedding_options = embedding_options
         self.post = post
         self.history_encoder = checked_history(history, sides)
         self._add_towers(query_tower, fresh_copy(query_tower) if item_tower is None else item_tower, l2_normalize)
-        if prediction_tasks is None:
-            start = L2_TEMPERATURE if l2_normalize and logits_temperature == "learned" else 1.0
-            tasks: list[Task] = [RetrievalTask(loss=loss, temperature=logits_temperature, initial_temperature=start)]
-        elif logits_temperature != 1.0 or loss != "categorical_crossentropy":
-            raise ConfigError(
-                "loss and logits_temperature configure the default RetrievalTask; with prediction_tasks, set them in a RetrievalTask there"
-            )
-        else:
-            tasks = listed(prediction_tasks)
+        tasks = tasks_of(prediction_tasks, loss, logits_temperature, l2_normalize)
         self._add_terms(admitted(tasks, debiasing, schema, sides))
         self._add_negatives(samplers, correction, candidates, known_positives)
         self.built = True
@@ -230,8 +214,8 @@ class TwoTowerModel(keras.Model):
         if self.retrieval is None:
             unused = {
                 "samplers": given or None,
-                "known_positives": known_positives,
                 "debiasing": self.debiasing or None,
+                "known_positives": known_positives,
             }
             refuse_unused(**unused, candidates=None if reaching else candidates)
         samplers = samplers_of(given)
@@ -255,6 +239,18 @@ class TwoTowerModel(keras.Model):
         )
         if self.known_in is not None:
             self.negatives.supports_jit = False  # lists of any length
+        self._steps = Steps(
+            inputs=self._inputs,
+            query_tower=self.query_tower,
+            item_tower=self.item_tower,
+            negatives=self.negatives,
+            embed=self._embed_items,
+            items=self._items,
+            known_in=self.known_in,
+            known_positives=self.known_positives,
+            retrieval=self.retrieval,
+            ranker=self.ranker,
+        )
 
     # -- Keras's hooks --------------------------------------------------------------------------------------------
 
@@ -306,49 +302,12 @@ class TwoTowerModel(keras.Model):
 
     def _step(self, x: Tensors, outputs: Mapping[str, tf.Tensor], sample_weight: Any, training: bool) -> Step:
         """Return what terms read of a batch."""
-        query, candidate = outputs["query"], outputs["candidate"]
-        ids = tf.cast(self.item_tower.encoder.rows(self.sides.item_id.name, x), tf.int64)  # [batch]
-        weights = self._inputs.weights(x, sample_weight)
-
-        def sampled() -> Candidates:
-            embed = partial(self._embed_items, training=training)
-            return self.negatives.of(candidate, ids, embed, training, compact=not self.jit_compile)
-
-        return Step(
-            inputs=x,
-            query=nearest_interest(query, candidate),
-            interests=query if self.query_tower.interests is not None else None,
-            query_inputs=outputs.get(QUERY_INPUTS),
-            candidate=candidate,
-            ids=ids,
-            weights=weights,
-            worth=self._inputs.worth(x, weights),
-            training=training,
-            column=partial(self._inputs.column, x=x),
-            sampled=sampled,
-            known=partial(self._known, x),
-            items=None if self._items is None else self._items.seen(training),
-            temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
-            encoded_queries=partial(self.query_tower.encoder.encoded, x),
-            encoded_items=partial(self.item_tower.encoder.encoded, x),
-            ranker=self.ranker,
-        )
+        return self._steps.of(x, outputs, sample_weight, training, compact=not self.jit_compile)
 
     def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:
         """Return the vectors of items at positions of the catalogue, [n, dim]."""
         assert self.catalogue is not None, "positions are of a catalogue"
         return self.item_tower(self.catalogue.features(positions), training=training)
-
-    def _known(self, x: Tensors) -> tf.RaggedTensor | None:
-        """Return the items that are no negatives of a row, [batch, None] int64."""
-        if self.known_in is not None:
-            lists = self.query_tower.encoder.rows(self.known_in.name, x)
-            lists = tf.cast(lists, tf.int64)
-            reserved = self.schema.domains[self.known_in.table].reserved  # rows of no one item
-            return tf.ragged.boolean_mask(lists, lists >= reserved)
-        if self.known_positives is None:
-            return None
-        return self.known_positives(self.query_tower.encoder.rows(user_id(self.sides).name, x))
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Set the optimizer, and Keras's other options.
@@ -544,47 +503,6 @@ class TwoTowerModel(keras.Model):
         made.query_model = self.query_tower
         return made
 
-    def truncated(self, dim: int) -> "TwoTowerModel":
-        """Return the model of the first `dim` numbers of this one's vectors, to evaluate, index and export as any other.
-
-        It finds nearly as well where this one was trained with `RetrievalTask(matryoshka_dims=(dim, …))`, and its index
-        takes so much less. Its towers hold copies of the weights; with `l2_normalize` they end in vectors of length one.
-        Of the tasks it has retrieval alone, since others read whole vectors, and it is not compiled.
-
-        Raises:
-            ConfigError: `dim` is no integer from 1 to the vectors' width.
-
-        Example:
-            >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
-            ... version: 1
-            ... features:
-            ...   user_id: {dtype: int64, tags: [user, id], cardinality: 5}
-            ...   item_id: {dtype: int64, tags: [item, id], cardinality: 9}
-            ... '''})
-            >>> task = RetrievalTask(matryoshka_dims=[16, 32])
-            >>> model = TwoTowerModel(schema, keras.layers.Dense(64), prediction_tasks=task)
-            >>> model.truncated(16).query_embeddings({"user_id": [3]}).shape
-            (1, 16)
-        """
-        arguments = self._arguments_of(self.get_config())
-        config = (RetrievalTask() if self.retrieval is None else self.retrieval).get_config()
-        dims = [it for it in config["matryoshka_dims"] if it < dim]
-        task = RetrievalTask.from_config(config | {"matryoshka_dims": dims})
-        made = type(self)(
-            **arguments
-            | {"debiasing": (), "samplers": (), "known_positives": None}  # what only training needs
-            | {"candidates": self.catalogue if self._holds_table else None}  # a config holds no items
-            | {"post": Prefix(dim, of=arguments["post"], dtype=self.dtype_policy), "prediction_tasks": task}
-        )
-        pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = [
-            (self.query_tower, made.query_tower),
-            (self.item_tower, made.item_tower),
-        ]
-        for old, new in pairs if self.retrieval is None else [*pairs, (self.retrieval, task)]:
-            for it, other in zip(old.variables, new.variables, strict=True):
-                other.assign(it)
-        return made
-
     def export(
         self,
         path: str | Path,
@@ -617,7 +535,7 @@ class TwoTowerModel(keras.Model):
         towers = (self.query_tower, self.item_tower)
         return export(path, self.schema, self.sides, *towers, made, raw, report, self.ranker)
 
-    # -- growing --------------------------------------------------------------------------------------------------
+    # -- models made of this one ----------------------------------------------------------------------------------
 
     def grow(
         self, schema: SchemaLike, *tables: TableLike, candidates: TableLike | None = None, known_positives: Any = None
@@ -655,21 +573,34 @@ class TwoTowerModel(keras.Model):
             >>> model.schema.rows("item_id"), model.schema.vocabulary("user_id").to_pylist()
             (6, ['ann', 'bob', 'carol'])
         """
-        schema, old = as_schema(schema), self.known_positives
-        refuse_breaks(self.schema, schema)
-        arguments = self._arguments_of(self.get_config()) | {"schema": schema}
-        arguments["embedding_options"] = keep_widths(self.embedding_options, (self.query_tower, self.item_tower))
-        if known_positives is not None:
-            arguments["known_positives"] = known_positives
-        elif old is not None:
-            arguments["known_positives"] = KnownPositives(schema.rows(user_id(self.sides).table), old.pairs)
-        if candidates is not None:
-            arguments["candidates"] = candidates
-        grown = type(self)(**arguments)
-        same_items = self._holds_table and candidates is None
-        hand_over(self, grown, tables, same_items=same_items, same_known=known_positives is None)
-        grown._unseen.carry(self._unseen)
-        return grown
+        made: TwoTowerModel = grown(self, as_schema(schema), tables, candidates, known_positives)
+        made._unseen.carry(self._unseen)
+        return made
+
+    def truncated(self, dim: int) -> "TwoTowerModel":
+        """Return the model of the first `dim` numbers of this one's vectors, to evaluate, index and export as any other.
+
+        It finds nearly as well where this one was trained with `RetrievalTask(matryoshka_dims=(dim, …))`, and its index
+        takes so much less. Its towers hold copies of the weights; with `l2_normalize` they end in vectors of length one.
+        Of the tasks it has retrieval alone, since others read whole vectors, and it is not compiled.
+
+        Raises:
+            ConfigError: `dim` is no integer from 1 to the vectors' width.
+
+        Example:
+            >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
+            ... version: 1
+            ... features:
+            ...   user_id: {dtype: int64, tags: [user, id], cardinality: 5}
+            ...   item_id: {dtype: int64, tags: [item, id], cardinality: 9}
+            ... '''})
+            >>> task = RetrievalTask(matryoshka_dims=[16, 32])
+            >>> model = TwoTowerModel(schema, keras.layers.Dense(64), prediction_tasks=task)
+            >>> model.truncated(16).query_embeddings({"user_id": [3]}).shape
+            (1, 16)
+        """
+        made: TwoTowerModel = truncated(self, dim)
+        return made
 
     # -- looking and saving ---------------------------------------------------------------------------------------
 
@@ -704,55 +635,9 @@ class TwoTowerModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, the schema with its vocabularies included."""
-        serialize = keras.saving.serialize_keras_object
-        shared = self.item_tower.block is self.query_tower.block  # one block for both sides stays one
-        return {
-            **self._arguments,
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": serialize(self.dtype_policy),
-            "schema": self.schema.get_config(),
-            "query_tower": serialize(self.query_tower.block),
-            "item_tower": None if shared else serialize(self.item_tower.block),
-            "embedding_options": options_config(self.embedding_options),
-            "post": None if self.post is None else serialize(self.post),
-            "history": None if self.history_encoder is None else serialize(self.history_encoder),
-            "prediction_tasks": [serialize(task) for task in self.tasks],
-            "debiasing": [serialize(term) for term in self.debiasing],
-            "samplers": [] if self.retrieval is None else [serialize(it) for it in self.negatives.samplers],
-            "correction": serialize(self.correction),
-            "candidates": serialize(self.catalogue) if self._holds_table else None,
-            "known_positives": self._known_config(),
-        }
-
-    def _known_config(self) -> Any:
-        if self.known_in is not None:
-            return self.known_in.name
-        return None if self.known_positives is None else keras.saving.serialize_keras_object(self.known_positives)
+        return config_of(self, self.catalogue if self._holds_table else None, **self._arguments)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "TwoTowerModel":
         """Make the model of `get_config`."""
-        return cls(**cls._arguments_of(config))
-
-    @staticmethod
-    def _arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the constructor's arguments from a config."""
-        made = keras.saving.deserialize_keras_object
-        objects = ("dtype", "prediction_tasks", "debiasing", "correction", "candidates", "known_positives")
-        rebuilt = {key: made(config[key]) for key in objects}
-        rebuilt |= {
-            key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post", "samplers", "history")
-        }
-        if rebuilt["item_tower"] is None:
-            rebuilt["item_tower"] = rebuilt["query_tower"]
-        for task in rebuilt["prediction_tasks"]:
-            if isinstance(task, RetrievalTask):
-                for metric in task.encoded_metrics:  # the catalogue holds what was read from their tables
-                    metric.candidates = None
-        return {
-            **config,
-            **rebuilt,
-            "schema": Schema.from_config(config["schema"]),
-            "embedding_options": options_from_config(config["embedding_options"]),
-        }
+        return cls(**arguments_of(config))

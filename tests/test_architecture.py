@@ -19,7 +19,8 @@ FLOORS = (
     {"data", "datasets", "layers", "losses", "sampling", "optimizers", "index"},
     {"features"},
     {"arguments", "inputs", "items", "negatives", "tasks", "towers"},
-    {"evaluation", "export", "growth", "vectors"},
+    {"evaluation", "export", "model_config", "steps", "vectors"},
+    {"growth", "truncation"},
     {"models", "bulk"},
     {"config"},
     {"workflows", "serving"},
@@ -34,14 +35,14 @@ HOMES = {
     "keras": {
         "arguments", "features", "layers", "losses", "sampling", "optimizers", "index", "inputs", "negatives", "towers", "tasks", "models",
         "export",
-        "growth",
+        "growth", "model_config", "truncation",
         "workflows", "cli",
     },
     "tensorflow": {
         "interests", "logits", "ranking", "data", "features", "layers", "losses", "sampling", "optimizers", "index", "inputs",
         "items", "negatives", "towers",
         "tasks",
-        "evaluation", "export", "models", "vectors", "cli", "serving",
+        "evaluation", "export", "models", "steps", "vectors", "cli", "serving",
     },
     "numpy": {
         "bulk", "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "growth",

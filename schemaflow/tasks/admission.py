@@ -15,7 +15,10 @@ from schemaflow.tasks.retrieval import RetrievalTask
 from schemaflow.tasks.targets import RESERVED
 from schemaflow.tasks.terms import Debiasing, Task
 
-__all__ = ["Terms", "admitted", "bound", "refuse_twins"]
+__all__ = ["Terms", "admitted", "bound", "refuse_twins", "tasks_of"]
+
+L2_TEMPERATURE = 0.07
+"""Where a learned temperature begins for vectors of length one, whose scores end at 1."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,22 @@ class Terms:
         for task in self.tasks:
             task.predictions(probe, probe, inputs)  # makes the weights of those that predict
             task.begin(query_tower, item_tower, self.tasks)
+
+
+def tasks_of(given: Any, loss: Any, temperature: float | str, unit_length: bool) -> list[Any]:
+    """Return a model's tasks: those given, one or several, or the retrieval task of a loss and a temperature.
+
+    Raises:
+        ConfigError: Tasks are given, and a loss or a temperature too.
+    """
+    if given is None:
+        start = L2_TEMPERATURE if unit_length and temperature == "learned" else 1.0
+        return [RetrievalTask(loss=loss, temperature=temperature, initial_temperature=start)]
+    if temperature != 1.0 or loss != "categorical_crossentropy":
+        raise ConfigError(
+            "loss and logits_temperature configure the default RetrievalTask; with prediction_tasks, set them in a RetrievalTask there"
+        )
+    return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def admitted(tasks: Sequence[Any], debiasing: Sequence[Any], schema: Schema, sides: Sides) -> Terms:

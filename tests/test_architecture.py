@@ -14,7 +14,7 @@ PACKAGE = Path(schemaflow.__file__).parent
 
 FLOORS = (
     {"errors"},
-    {"interests", "registry"},
+    {"counts", "interests", "registry"},
     {"schema", "logits", "metrics", "ranking"},
     {"data", "datasets", "layers", "losses", "sampling", "optimizers", "index"},
     {"features"},

@@ -6,10 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from schemaflow.errors import ConfigError
-from schemaflow.layers.arguments import is_count
-
-__all__ = ["Head", "check_counts", "sizes_of"]
+__all__ = ["Head", "sizes_of"]
 
 
 class Head(keras.layers.Layer):
@@ -42,10 +39,3 @@ def sizes_of(candidates: tf.Tensor) -> Sequence[Any]:
     """Return b and m of candidates [b, m, dim], as numbers where they are known."""
     known, found = candidates.shape[:2], tf.shape(candidates)
     return [found[axis] if known[axis] is None else known[axis] for axis in (0, 1)]
-
-
-def check_counts(**counts: int) -> None:
-    """Raise `ConfigError` where an argument of a head is no integer of at least 1."""
-    if wrong := {name: count for name, count in counts.items() if not is_count(count)}:
-        name, count = next(iter(wrong.items()))
-        raise ConfigError(f"{name} is {count!r}; expected an integer of at least 1")

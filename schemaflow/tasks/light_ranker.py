@@ -6,10 +6,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from schemaflow.counts import check_count
 from schemaflow.errors import ConfigError
 from schemaflow.layers.mlp import MLPBlock
 from schemaflow.registry import register
-from schemaflow.tasks.heads import Head, check_counts, sizes_of
+from schemaflow.tasks.heads import Head, sizes_of
 from schemaflow.tasks.ranker import Ranker
 
 __all__ = ["AttentionHead", "LightRanker"]
@@ -76,7 +77,7 @@ class LightRanker(Ranker):
     ) -> None:
         if block is not None and not isinstance(block, keras.layers.Layer):
             raise ConfigError(f"block is {block!r}; expected a Keras layer, such as MLPBlock([64])")
-        check_counts(num_query_vectors=num_query_vectors)
+        check_count("num_query_vectors", num_query_vectors)
         super().__init__(
             self._head_of,
             targets,

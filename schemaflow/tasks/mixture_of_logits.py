@@ -7,10 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from schemaflow.counts import check_count
 from schemaflow.errors import ConfigError
 from schemaflow.layers.mlp import MLPBlock
 from schemaflow.registry import register
-from schemaflow.tasks.heads import Head, check_counts, sizes_of
+from schemaflow.tasks.heads import Head, sizes_of
 from schemaflow.tasks.ranker import Ranker
 
 __all__ = ["MixtureHead", "MixtureOfLogits"]
@@ -83,7 +84,8 @@ class MixtureOfLogits(Ranker):
             "dim": dim,
             "hidden": hidden,
         }
-        check_counts(**counts)
+        for argument, count in counts.items():
+            check_count(argument, count)
         if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 < temperature < float("inf"):
             raise ConfigError(f"the temperature is {temperature!r}; expected a number above 0")
         super().__init__(

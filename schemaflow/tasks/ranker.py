@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from schemaflow.counts import is_count
 from schemaflow.errors import ConfigError, SchemaError
-from schemaflow.layers.arguments import is_count
 from schemaflow.losses import check_loss_weight, weighted_mean
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema

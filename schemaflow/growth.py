@@ -28,8 +28,10 @@ from schemaflow.features.known import KnownPositives, user_id
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.features.unseen import holding_values, seen_rows
 from schemaflow.layers.embedding import EmbeddingTable
-from schemaflow.layers.quotient_remainder import QuotientRemainderTable, Table
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable
+from schemaflow.layers.table import Table
 from schemaflow.model_config import arguments_of
+from schemaflow.ridge import ridge
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import OUT_OF_VOCABULARY, Feature, encoded_name
 from schemaflow.schema.rows import rows_in
@@ -39,15 +41,12 @@ from schemaflow.schema.sources import Source, TableLike, open_source
 from schemaflow.schema.tags import Tags
 from schemaflow.towers import Tower
 
-__all__ = ["Held", "carry_over", "grown", "keep_frozen", "keep_widths", "refuse_breaks", "ridge"]
+__all__ = ["Held", "carry_over", "grown", "keep_frozen", "keep_widths", "refuse_breaks"]
 
 Array = npt.NDArray[Any]
 
 BATCH_SIZE = 8192
 """Rows of side features that are encoded at a time."""
-
-PENALTIES = np.logspace(-4, 3, 15)
-"""What the ridge regression chooses its penalty from, for each row that it learns from."""
 
 
 @dataclass(frozen=True)
@@ -352,46 +351,6 @@ def _encoded(source: Source, tower: Tower, key: Feature, names: Sequence[str]) -
     with data_errors():
         pairs = [(batch[encoded_name(key.name)].numpy(), encoder(batch).numpy()) for batch in batches]
     return np.concatenate([it for it, _ in pairs]), np.concatenate([it for _, it in pairs]).astype(np.float64)
-
-
-def ridge(inputs: Array, outputs: Array, queries: Array) -> Array:
-    """Return what a ridge regression from inputs to outputs predicts for queries, [q, dim].
-
-    `min_W |Y - X W|^2 + n a |W|^2` with X and Y around their means and X in units of its deviations. The penalty a is the
-    one with the least generalized cross-validation error, `|Y - Y'|^2 / (n - df)^2`: inputs that say nothing of the
-    outputs get a heavy one, and the prediction is the mean.
-
-    Args:
-        inputs: X, [n, width], n >= 2.
-        outputs: Y, [n, dim].
-        queries: [q, width].
-
-    Source:
-        Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter",
-        Technometrics 1979.
-
-    Example:
-        >>> x = np.arange(9.0)[:, np.newaxis]
-        >>> ridge(x, 3 * x + 1, np.array([[20.0]])).round(2).tolist()
-        [[61.0]]
-    """
-    mean, scale, middle = inputs.mean(axis=0), inputs.std(axis=0), outputs.mean(axis=0)
-    scale = np.where(scale > 1e-9 * np.abs(mean) + 1e-12, scale, np.inf)  # what is the same everywhere says nothing
-    x, y = (inputs - mean) / scale, (outputs - middle).astype(np.float64)
-    n = len(x)
-    squares, axes = np.linalg.eigh(x.T @ x)  # [width], [width, width]
-    squares = np.maximum(squares, 0.0)
-    along = axes.T @ (x.T @ y)  # [width, dim]
-    energy = (along**2).sum(axis=1)  # [width]
-    errors = []
-    for penalty in n * PENALTIES:
-        shrunk = squares + penalty
-        residual = (y**2).sum() - (energy * (squares + 2 * penalty) / shrunk**2).sum()
-        errors.append(max(residual, 0.0) / (n - 1 - (squares / shrunk).sum()) ** 2)
-    penalty = n * PENALTIES[int(np.argmin(errors))]
-    weights = axes @ (along / (squares + penalty)[:, np.newaxis])  # [width, dim]
-    predicted: Array = middle + (queries - mean) / scale @ weights
-    return predicted
 
 
 # -- variables --------------------------------------------------------------------------------------------------------

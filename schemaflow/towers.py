@@ -13,7 +13,7 @@ from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.layers.copies import fresh_copy, unbuilt
 from schemaflow.layers.history import UserHistoryEncoder
-from schemaflow.layers.quotient_remainder import Table
+from schemaflow.layers.table import Table
 from schemaflow.registry import register
 from schemaflow.schema.schema import Schema
 

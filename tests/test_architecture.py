@@ -15,7 +15,7 @@ PACKAGE = Path(schemaflow.__file__).parent
 FLOORS = (
     {"errors"},
     {"counts", "interests", "registry"},
-    {"schema", "logits", "metrics", "ranking"},
+    {"schema", "logits", "metrics", "ranking", "ridge"},
     {"data", "datasets", "layers", "losses", "sampling", "optimizers", "index"},
     {"features"},
     {"arguments", "inputs", "items", "negatives", "tasks", "towers"},
@@ -46,7 +46,7 @@ HOMES = {
     },
     "numpy": {
         "bulk", "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "growth",
-        "negatives", "tasks", "vectors", "workflows", "serving",
+        "negatives", "ridge", "tasks", "vectors", "workflows", "serving",
     },
     "merlin": {"schema.merlin"},
     "faiss": {"index.faiss"},

@@ -142,7 +142,7 @@ class TwoTowerModel(keras.Model):
         debiasing, history = listed(kwargs.pop("debiasing", ())), kwargs.pop("history", None)
         check_names(kwargs)
         super().__init__(**kwargs)
-        self._ranks = False
+        self._judged = False
         self.retrieval: RetrievalTask | None = None
         self.ranker: Ranker | None = None
         schema = as_schema(schema)
@@ -264,8 +264,10 @@ class TwoTowerModel(keras.Model):
             training: Reaches the towers' layers through Keras.
         """
         chosen = None
-        if training and self.query_tower.encoder.mask_target:
-            chosen = {self.sides.item_id.table: self.item_tower.encoder.rows(self.sides.item_id.name, inputs)}
+        if (training or self._judged) and self.query_tower.encoder.mask_target:
+            rows = self.item_tower.encoder.rows(self.sides.item_id.name, inputs)
+            own = rows >= self.schema.domains[self.sides.item_id.table].reserved  # the rows before are of no one item
+            chosen = {self.sides.item_id.table: tf.where(own, rows, -1)}
         query_inputs = self.query_tower.inputs_of(inputs, chosen)
         query, candidate = self.query_tower.body(query_inputs), self.item_tower(inputs)
         nearest = nearest_interest(query, candidate)  # [batch, dim]
@@ -399,7 +401,7 @@ class TwoTowerModel(keras.Model):
         """Return the loss, and what the tasks' metrics say. More about ranks says `schemaflow.evaluate`."""
         check_fit_arguments(kwargs | {"y": y})
         dataset = self._inputs.dataset(x, batch_size, tables)
-        with data_errors(), self._ranking():
+        with data_errors(), self._judging():
             return super().evaluate(dataset, **kwargs)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -410,25 +412,25 @@ class TwoTowerModel(keras.Model):
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Return what `evaluate` does, of one batch."""
-        with self._ranking():
+        with self._judging():
             return super().test_on_batch(*args, **kwargs)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The metrics that are counted now: in training, those over the whole catalogue where they are asked for."""
         task = self.retrieval
-        uncounted = [] if task is None or task.metrics_in_training or self._ranks else task.factorized_metrics
+        uncounted = [] if task is None or task.metrics_in_training or self._judged else task.factorized_metrics
         return [metric for metric in super().metrics if all(metric is not it for it in uncounted)]
 
     @contextmanager
-    def _ranking(self) -> Iterator[None]:
-        """Count the metrics that rank the whole catalogue."""
+    def _judging(self) -> Iterator[None]:
+        """Count the metrics that rank the whole catalogue, and keep what is to be found out of histories."""
         self.encode_candidates()
-        before, self._ranks = self._ranks, True
+        before, self._judged = self._judged, True
         try:
             yield
         finally:
-            self._ranks = before
+            self._judged = before
 
     def _prepare_epoch(self) -> None:
         if self._items is not None or (self.retrieval is not None and self.retrieval.metrics_in_training):

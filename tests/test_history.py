@@ -186,21 +186,51 @@ def test_several_interests_reach_the_query_and_growth_keeps_the_encoder() -> Non
     assert np.array_equal(grown.query_embeddings(table), vectors)
 
 
-def test_the_target_never_sits_in_its_own_history_in_training() -> None:
+def leaking(encoded: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch whose histories end with the row's own item."""
+    own, found = encoded["item/encoded"], dict(encoded)
+    for name, value in (("history", own), ("how", tf.ones_like(own)), ("days", tf.ones_like(own))):
+        lists = tf.cast(encoded[f"{name}/encoded"], value.dtype)
+        found[f"{name}/encoded"] = tf.concat([lists, value[:, tf.newaxis]], axis=1)
+    return found
+
+
+def test_the_target_never_sits_in_its_own_history_where_it_is_to_be_found() -> None:
     """A row's query is the same whether its own item is in its history or not; without the mask it is another."""
     same = {}
     for masked in (True, False):
         model, table = model_of(mask_target=masked, dropout=0.0)
+        model.compile()
         encoded = next(iter(sf.read_parquet(table, model.schema, batch_size=5)))
-        leaking = dict(encoded)
-        own = encoded["item/encoded"]
-        for name, value in (("history", own), ("how", tf.ones_like(own)), ("days", tf.ones_like(own))):
-            lists = tf.cast(encoded[f"{name}/encoded"], value.dtype)
-            leaking[f"{name}/encoded"] = tf.concat([lists, value[:, tf.newaxis]], axis=1)
-        one, other = (model(it, training=True)["query"].numpy() for it in (encoded, leaking))
-        same[masked] = np.allclose(one, other, atol=1e-6)
-        assert not np.allclose(model(leaking)["query"], one, atol=1e-6)  # where nothing is trained, it is known
-    assert same == {True: True, False: False}
+        told = leaking(encoded)
+        one, other = (model(it, training=True)["query"].numpy() for it in (encoded, told))
+        losses = [model.evaluate(tf.data.Dataset.from_tensors(it), verbose=0) for it in (encoded, told)]
+        same[masked] = np.allclose(one, other, atol=1e-6), losses[0] == pytest.approx(losses[1], abs=1e-6)
+        assert not np.allclose(model(told)["query"], one, atol=1e-6)  # where a query is asked for, it is known
+    assert same == {True: (True, True), False: (False, False)}
+
+
+def test_items_out_of_the_vocabulary_hide_no_other_of_their_kind() -> None:
+    model, table = model_of(dropout=0.0)
+    strange = table.slice(4).set_column(table.column_names.index("item"), "item", pa.array(["new"]))
+    history, place = pa.array([["other", "newer"]]), table.column_names.index("history")
+    encoded = next(iter(sf.read_parquet(strange.set_column(place, "history", history), model.schema, batch_size=1)))
+    assert np.allclose(model(encoded, training=True)["query"], model(encoded)["query"], atol=1e-6)
+
+
+def test_evaluation_tells_of_histories_that_give_positives_away() -> None:
+    model, table = model_of()
+    report = sf.evaluate(model, table, {"item": list("abcde")}, ks=(2,))
+    assert "positives in their own query's history" not in report.protocol
+    whole = table.set_column(table.column_names.index("history"), "history", pa.array([["b", "a"]] * 5))
+    whole = whole.set_column(whole.column_names.index("how"), "how", pa.array([["buy", "buy"]] * 5))
+    whole = whole.set_column(
+        whole.column_names.index("days"), "days", pa.array([[1.0, 2.0]] * 5, pa.list_(pa.float32()))
+    )
+    report = sf.evaluate(model, whole, {"item": list("abcde")}, ks=(2,))  # a and b of five
+    assert report.protocol["positives in their own query's history"] == 2
+    with pytest.warns(UserWarning, match="2 of 2 positives stand in the history of their own query, which gives them"):
+        sf.evaluate(model, whole.slice(0, 2), {"item": list("abcde")}, ks=(2,))
 
 
 def test_history_needs_a_sequence_that_it_can_read() -> None:
@@ -340,7 +370,7 @@ def test_logs_that_tell_no_histories() -> None:
 
 
 def test_a_run_file_says_it_too(tmp_path: Path) -> None:
-    sf.datasets.sequences(tmp_path, rows=200, test_rows=10, clusters=4, each=2)
+    sf.datasets.sequences(tmp_path, rows=200, test_rows=10)
     (tmp_path / "it.run.yaml").write_text(
         "version: 1\nschema: schema.yaml\ntowers: {query: {dimensions: [8]}, history: {pooling: [last, mean], depth: 0}}\n"
         "embedding_options: {embedding_dim_default: 8}\nepochs: 1\n",

@@ -91,6 +91,19 @@ def test_a_history_is_what_the_user_clicked_before(tmp_path: Path) -> None:
     assert longest > 10
 
 
+def test_tastes_turn_from_what_users_are_to_what_recommenders_are_judged_by(tmp_path: Path) -> None:
+    log = Slates(slates=4000, turn=np.pi / 2, logger=0, boost=0)
+    turned = simulate(tmp_path / "turned", log, users=50, items=40, quality=0, seed=1)
+    still = simulate(tmp_path / "still", Slates(slates=4000, logger=0, boost=0), users=50, items=40, quality=0, seed=1)
+    assert pq.read_table(turned.users).equals(pq.read_table(still.users))  # the factors of the beginning
+    assert abs(np.corrcoef(turned.teacher.ravel(), still.teacher.ravel())[0, 1]) < 0.1  # at right angles in the end
+    table = pq.read_table(turned.interactions)
+    user, item = turned.rows(table["user_id"].to_pylist()), turned.rows(table["item_id"].to_pylist())
+    angle = np.pi / 2 * table["slate"].to_numpy() / 4000
+    wanted = np.cos(angle) * still.teacher[user, item] + np.sin(angle) * turned.teacher[user, item] - 2
+    np.testing.assert_allclose(table["teacher"].to_numpy(), wanted, atol=1e-4)
+
+
 def test_choices_follow_taste_and_clickbait(tmp_path: Path) -> None:
     world = simulate(tmp_path, Choices(clicks=1, clickbait=1.0, held_out=0.25), users=4000, items=6, affinity=0, seed=2)
     log, held = pq.read_table(world.interactions), pq.read_table(world.held_out)

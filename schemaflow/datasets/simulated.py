@@ -46,6 +46,8 @@ class Slates:
         offsets: The deviation of the users' offsets in the log odds of a click, which correlate by 0.8 with the first of
             their factors: heavy users have a taste of their own.
         history: So many of the user's last clicks in earlier slates are a list column, oldest first; 0 for none.
+        turn: The angle in radians by which the users' factors turn, evenly from the first slate to the time after the last;
+            a slate's relevance is that of its time. After pi / 2 they have nothing to do with those of the beginning.
     """
 
     slates: int = 100_000
@@ -57,6 +59,7 @@ class Slates:
     device_effect: float = 0.0
     offsets: float = 0.0
     history: int = 0
+    turn: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Simulation(DataFolder):
 
     Args:
         folder: Where the files are.
-        teacher: What a user gets of an item, in log odds above 2, [users, items].
+        teacher: What a user gets of an item, in log odds above 2, [users, items]; where tastes turn, after the last slate.
         examination: The probability that a position is looked at, [slots]; of choices, [0].
         phone_examination: The same on a phone, [slots].
         boosts: What the logger adds for an item, [items]; 0 in choices.
@@ -141,7 +144,8 @@ def simulate(
     with p, q, b standard normal and A, B normal of deviation 1 / sqrt(dim). The cross term is no product of linear
     functions: towers that are linear learn only a part of it. Each side's factors are a vector feature, so that those never
     trained on have vectors too; the users' stand in the interactions as well, so that a schema without the user's id needs
-    no users' table. The impressions' `teacher - 2` is the column `teacher` of slates.
+    no users' table; where tastes turn, they are those of the beginning. The impressions' `teacher - 2` is the column
+    `teacher` of slates.
 
     Args:
         folder: Where to write.
@@ -170,21 +174,44 @@ def simulate(
     path = made_folder(folder)
     rng = np.random.default_rng(seed)
     p, q, b = rng.normal(size=(users, dim)), rng.normal(size=(items, dim)), rng.normal(size=items)
-    turn_p, turn_q = (rng.normal(size=(dim, dim)) / np.sqrt(dim) for _ in range(2))
-    rectified = np.maximum(p @ turn_p, 0) @ np.maximum(q @ turn_q, 0).T
-    teacher = (affinity * p @ q.T + cross * rectified) / np.sqrt(dim) + quality * b
+    a, c = (rng.normal(size=(dim, dim)) / np.sqrt(dim) for _ in range(2))
+    weights = affinity / np.sqrt(dim), cross / np.sqrt(dim), quality
+    of_items = np.hstack([q, np.maximum(q @ c, 0), b[:, np.newaxis]])
+    tastes = _Tastes(p, np.random.default_rng([seed, 1]).normal(size=p.shape), a, weights, of_items)
     user_ids, item_ids = names("u", users), names("i", items)
     pq.write_table(pa.table({"user_id": user_ids, "user_factors": _vectors(p)}), path / "users.parquet")
     pq.write_table(pa.table({"item_id": item_ids, "item_factors": _vectors(q)}), path / "items.parquet")
     write = partial(_write, user_ids=user_ids, item_ids=item_ids, p=p)
     if isinstance(log, Slates):
-        made = _slates(log, path, teacher, p, rng, write)
+        made = _slates(log, path, tastes, rng, write)
         schema = _SHARED + (_HISTORY if log.history else "") + _OF_SLATES
     else:
-        made, schema = _choices(log, path, teacher, rng, write), _SHARED
+        made, schema = _choices(log, path, tastes.teacher(0.0), rng, write), _SHARED
     of_slates = {"length": log.history, "positions": log.slots + 1} if isinstance(log, Slates) else {}
     made.schema.write_text(schema.format(dim=dim, **of_slates), encoding="utf-8")
     return made
+
+
+@dataclass(frozen=True)
+class _Tastes:
+    """What users want of items: a product of what the users' factors make, turned by an angle, and of `items`."""
+
+    first: Floats
+    later: Floats
+    rectified: Floats
+    weights: tuple[float, float, float]
+    items: Floats
+
+    def of(self, user: npt.NDArray[Any], angle: float | Floats) -> Floats:
+        """Return what these users want, [n, 2 dim + 1]."""
+        turned = (np.cos(angle) * self.first[user].T + np.sin(angle) * self.later[user].T).T
+        affinity, cross, quality = self.weights
+        of_cross = cross * np.maximum(turned @ self.rectified, 0)
+        return np.hstack([affinity * turned, of_cross, np.full((len(turned), 1), quality)])
+
+    def teacher(self, angle: float) -> Floats:
+        """Return it for all, [users, items]."""
+        return self.of(np.arange(len(self.first)), angle) @ self.items.T
 
 
 def _check(log: Slates | Choices, users: int, items: int, dim: int) -> None:
@@ -208,22 +235,23 @@ def _check(log: Slates | Choices, users: int, items: int, dim: int) -> None:
 
 
 def _slates(
-    log: Slates, path: Path, teacher: Floats, p: Floats, rng: np.random.Generator, write: Callable[..., None]
+    log: Slates, path: Path, tastes: _Tastes, rng: np.random.Generator, write: Callable[..., None]
 ) -> Simulation:
-    users, items = teacher.shape
+    users, items = len(tastes.first), len(tastes.items)
     seen = 1 / np.arange(1, log.slots + 1) if log.examination is None else np.array(log.examination)
     made = Simulation(
         path,
-        teacher,
+        tastes.teacher(log.turn),
         examination=seen,
         phone_examination=seen ** (1 + log.device_effect),
         boosts=log.boost * rng.normal(size=items),
-        offsets=log.offsets * (ALONG * p[:, 0] + np.sqrt(1 - ALONG**2) * rng.normal(size=users)),
+        offsets=log.offsets * (ALONG * tastes.first[:, 0] + np.sqrt(1 - ALONG**2) * rng.normal(size=users)),
         clickbait=np.zeros(items),
     )
     user = rng.integers(users, size=log.slates)
     shown = np.stack([rng.choice(items, log.slots, replace=False) for _ in range(log.slates)])  # [slates, slots]
-    odds = made.teacher[user[:, np.newaxis], shown] - 2
+    wanted = tastes.of(user, log.turn * np.arange(log.slates) / log.slates)
+    odds = np.einsum("sd,sid->si", wanted, tastes.items[shown]) - 2
     order = np.argsort(-(log.logger * odds + made.boosts[shown] + log.noise * rng.normal(size=shown.shape)), axis=1)
     shown, odds = np.take_along_axis(shown, order, axis=1), np.take_along_axis(odds, order, axis=1)
     phone = rng.random(log.slates) < 0.5

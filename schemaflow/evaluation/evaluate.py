@@ -1,6 +1,7 @@
 """Evaluation over the whole catalogue: every candidate ranked for every query, beside popularity."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from schemaflow.data.positives import are_positives, telling
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.evaluation.firsts import Excluded, Firsts, among, nearest, popular, reranked
 from schemaflow.evaluation.judge import Judge
-from schemaflow.evaluation.queries import codes_of, distinct_queries, positions_of, user_id_of
+from schemaflow.evaluation.queries import Queries, codes_of, distinct_queries, positions_of, user_id_of
 from schemaflow.evaluation.report import Report
 from schemaflow.features.unseen import holding_values, seen_rows
 from schemaflow.metrics import Ints
@@ -25,6 +26,9 @@ from schemaflow.schema.sides import Sides
 from schemaflow.schema.sources import TableLike, open_source
 
 __all__ = ["NothingToFindError", "TwoTowers", "evaluate"]
+
+LEAK = 0.5
+"""Where a greater share of the positives stands in histories, they are more than things chosen again."""
 
 
 class NothingToFindError(DataError):
@@ -127,19 +131,15 @@ def evaluate(
     asked = positives.dataset()
     queries = model.query_embeddings(asked)
     _check_scores(queries, vectors)
-    new_item, new_user = ~_seen(schema, sides.item_id, items), np.zeros(len(item), bool)
-    if user_id is not None and users is not None and user_id.kind == "categorical":
-        new_user = ~_seen(schema, user_id, users)
+    new_item, new_user = ~_seen(schema, sides.item_id, items), ~_seen(schema, user_id, users)
     cold = (new_item | new_user)[kept]
     depth = model.ranker.num_retrieved if rerank else judge.depth
     ranking = nearest(queries, vectors, depth, excluded)
     if rerank:
         ranking = _reranked(model, ranking, model.query_inputs(asked), queries, vectors)
     judged = judge(ranking, {"warm": ~cold, "cold": cold})
-    popularity: Mapping[str, float] = {}
     counts = _item_counts(schema, sides.item_id, identifiers)
-    if counts is not None:
-        popularity = judge(popular(counts, positives.queries, judge.depth, excluded)).whole
+    popularity = {} if counts is None else judge(popular(counts, positives.queries, judge.depth, excluded)).whole
     protocol = {
         "interactions": len(item),
         "queries": judge.asked,
@@ -150,11 +150,14 @@ def evaluate(
         "positives that are no candidate (missed)": int((item[kept] < 0).sum()),
         "warm positives (user and item seen in training)": int((~cold).sum()),
         "cold positives": int(cold.sum()),
-        "cold positives, by a new item": int(new_item[kept].sum()),
-        "cold positives, by a new user": int(new_user[kept].sum()),
+        "cold positives, by a new item": int((new_item & kept).sum()),
+        "cold positives, by a new user": int((new_user & kept).sum()),
     }
     if told:
         protocol[f"no positives, by {' and '.join(told)}"] = int(refused.sum())
+    if given := int((_in_histories(positives, schema, sides, items) & kept).sum()):
+        protocol["positives in their own query's history"] = given
+        _warn_of_leak(given, int(kept.sum()))
     return Report(judged.whole, popularity, protocol, judged.parts.get("warm", {}), judged.parts.get("cold", {}))
 
 
@@ -234,14 +237,39 @@ def _longest(vectors: Array) -> float:
     return float(np.sqrt(np.einsum("...j,...j->...", vectors, vectors, dtype=np.float64).max()))
 
 
-def _seen(schema: Schema, feature: Feature, ids: pa.Array) -> npt.NDArray[np.bool_]:
-    """Tell which ids were in the interactions that the schema was fitted on, [rows] bool; in its vocabulary, without those."""
+def _seen(schema: Schema, feature: Feature | None, ids: pa.Array | None) -> Any:
+    """Tell which ids were in the interactions that the schema was fitted on, [rows] bool; in its vocabulary, without those.
+
+    Where no row of a table stands for an id, nothing tells, and all were.
+    """
+    if feature is None or ids is None or feature.kind != "categorical":
+        return np.bool_(True)
     domain = schema.domains[feature.table]
     holds, seen = holding_values(schema, domain), seen_rows(schema, domain)
     rows = rows_in(domain, schema.vocabulary(feature.table), ids)
     inside = (rows >= 0) & (rows < len(holds))
     known = holds if seen is None else holds & seen
     return inside & known[np.where(inside, rows, 0)]
+
+
+def _in_histories(positives: Queries, schema: Schema, sides: Sides, items: pa.Array) -> npt.NDArray[np.bool_]:
+    """Tell which positives stand in a history of their own query, [rows] bool."""
+    domain = schema.domains[sides.item_id.table]
+    rows = rows_in(domain, schema.vocabulary(sides.item_id.table), items)
+    found = np.zeros(len(rows), bool)
+    for it in sides.query:
+        if it.is_history and it.table == sides.item_id.table:
+            found |= positives.holding(it.name, rows) & (rows >= domain.reserved)  # the rows before are of no one item
+    return found
+
+
+def _warn_of_leak(given: int, positives: int) -> None:
+    if given > LEAK * positives:
+        warnings.warn(
+            f"{given} of {positives} positives stand in the history of their own query, which gives them away: let histories"
+            " end before the interaction, as schemaflow.histories makes them",
+            stacklevel=3,
+        )
 
 
 def _item_counts(schema: Schema, item_id: Feature, identifiers: pa.Array) -> Ints | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
@@ -40,6 +41,14 @@ class Queries:
     def users_of(self, users: pa.Array | None) -> pa.Array:
         """Return the user of each query, from that of each interaction; without ids each query is a user of its own."""
         return pa.array(np.arange(self.queries)) if users is None else users.take(pa.array(self.first))
+
+    def holding(self, name: str, rows: Ints) -> npt.NDArray[np.bool_]:
+        """Tell whether a list of each interaction's query holds a table row, [rows] bool."""
+        lists = self.columns[name]
+        assert isinstance(lists, Lists), "a feature that is a list"
+        row = np.repeat(np.arange(self.queries), np.diff(lists.splits))
+        width = max(int(lists.values.max(initial=0)), int(rows.max(initial=0))) + 1
+        return np.isin(self.query * width + rows, row * width + lists.values)
 
     def dataset(self) -> tf.data.Dataset:
         """Return the distinct queries as batches of encoded features."""

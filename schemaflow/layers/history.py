@@ -36,10 +36,11 @@ class UserHistoryEncoder(keras.layers.Layer):
     are pooled as they are. A history without events is a learned vector, which begins at zero.
 
     In `TwoTowerModel(history=…)` it takes the place of the combiner for features tagged `sequence`, with the lists that are
-    aligned with them, and shares the table of the items' domain. In training, events with the row's own item are taken
-    out of its history, so that histories of whole users, which hold the item that is to be found, do not give it away. Where
-    histories end before the interaction, and people choose a thing again, that would hide what is known: pass
-    `mask_target=False`.
+    aligned with them, and shares the table of the items' domain. In `fit` and `evaluate`, events with the row's own item
+    are taken out of its history, so that histories of whole users, which hold the item that is to be found, do not give it
+    away. Where histories end before the interaction, and people choose a thing again, that would hide what is known: pass
+    `mask_target=False`. `schemaflow.evaluate` hides nothing, since a query has many items to find; it counts how many are
+    given away, and warns where most are.
 
     Args:
         pooling: "mean", "attention", "last", or a list of them, whose vectors stand side by side.
@@ -52,7 +53,7 @@ class UserHistoryEncoder(keras.layers.Layer):
         interests: How many vectors to give. Of several, each has attention weights of its own, so "attention" must be
             among the poolings; what the others give is the same for each.
         max_length: The most events; that of the schema's feature, or of the dense inputs it is built for, if None.
-        mask_target: Take a row's own item out of its history in training.
+        mask_target: Take a row's own item out of its history in training and in the model's own `evaluate`.
         **kwargs: Of `keras.layers.Layer`.
 
     Raises:

@@ -773,7 +773,8 @@ class TwoTowerModel(keras.Model):
         if candidates is not None:
             arguments["candidates"] = candidates
         grown = type(self)(**arguments)
-        for now, before in zip((*grown.tasks, *grown.debiasing), (*self.tasks, *self.debiasing), strict=True):
+        terms = list(zip((*self.tasks, *self.debiasing), (*grown.tasks, *grown.debiasing), strict=True))
+        for before, now in terms:
             now.continue_from(before)
         pairs = list(zip(towers, (grown.query_tower, grown.item_tower), strict=True))
         held = [
@@ -786,10 +787,12 @@ class TwoTowerModel(keras.Model):
             for before, now in zip(self.tasks, grown.tasks, strict=True)
             if before.towers
         ]
-        keep_frozen(self, grown, [*pairs, *(it for copy in copies for it in copy)], held)
+        beside = [(before.encoder, now.encoder) for before, now in terms if before.encoder and now.encoder]
+        of_towers = [(before.encoder, now.encoder) for copy in (pairs, *copies) for before, now in copy]
+        keep_frozen(self, grown, [*of_towers, *beside], held)
         if self.compiled:
             grown.compile_from_config(self.get_compile_config())
-        carry_over(self, grown, [pairs, *copies], tables, held)
+        carry_over(self, grown, [pairs, *copies], tables, held, beside)
         grown._unseen.carry(self._unseen)
         return grown
 

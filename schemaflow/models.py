@@ -379,6 +379,8 @@ class TwoTowerModel(keras.Model):
         query, candidate = outputs["query"], outputs["candidate"]
         ids = tf.cast(self.item_tower.encoder.rows(self.sides.item_id.name, x), tf.int64)  # [batch]
         weights = self._inputs.weights(x, sample_weight)
+        # the retrieval task, which alone learns it, asks itself
+        divisor = 1.0 if self.retrieval is None else tf.stop_gradient(self.retrieval.divisor())
 
         def sampled() -> Candidates:
             embed = partial(self._embed_items, training=training)
@@ -398,7 +400,7 @@ class TwoTowerModel(keras.Model):
             sampled=sampled,
             known=partial(self._known, x),
             items=None if self._items is None else self._items.seen(training),
-            temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
+            temperature=divisor,
             encoded_queries=partial(self.query_tower.encoder.encoded, x),
             encoded_items=partial(self.item_tower.encoder.encoded, x),
             ranker=self.ranker,

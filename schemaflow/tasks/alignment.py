@@ -73,7 +73,8 @@ class RewardAlignmentTask(Task):
     clicks, which keeps what the reward does not speak of.
 
     The base's towers are copied, frozen, and saved with the task: a loaded model needs no base. They see what the model's towers
-    see, as when they serve. A reward that is NaN takes no part; no gradient reaches it, the base or the choice of candidates.
+    see, as when they serve. A reward that is NaN takes no part; no gradient reaches it, the base, its temperature or the choice
+    of candidates, and a learned temperature is moved by the retrieval task alone.
 
     Metrics: `<name>/loss`; `<name>/kl`, `KL(softmax(s) || softmax(s0))` over the candidates, how far the model went; and
     `<name>/reward`, the mean reward of the items it finds nearest, which is what a defective reward betrays itself by: see

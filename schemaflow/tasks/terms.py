@@ -73,7 +73,8 @@ class Step:
         sampled: Gives the negatives that samplers bring.
         known: Gives the items that are no negatives of a row, [b, None] int64, or None.
         items: All items; None unless a term `needs_items`.
-        temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
+        temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none. No gradient passes: where it
+            is learned, the retrieval task alone moves it.
         encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
         encoded_items: Gives the item tower's features, of the rows' own items.
         ranker: The second stage, where the model has one.

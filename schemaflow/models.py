@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -196,6 +196,8 @@ class TwoTowerModel(keras.Model):
         self._add_terms(tasks, debiasing)
         self._add_negatives(samplers, correction, candidates, known_positives)
         self._add_encoders()
+        for task in tasks:
+            task.taken = True
         self.built = True
 
     def _add_encoders(self) -> None:
@@ -255,6 +257,9 @@ class TwoTowerModel(keras.Model):
             names = " and ".join(type(it).__name__ for it in rankers)
             raise ConfigError(f"prediction_tasks holds {names}; expected one second stage at most, which is served")
         self.ranker = rankers[0] if rankers else None
+        for task in tasks:
+            if task.taken and (task.weights or task.encoder is not None):
+                _refuse_taken(task)
         beside = bound([*tasks, *debiasing], self.schema, self.sides)
         refuse_twins([*tasks, *debiasing])
         if taken := [it for it in (*tasks, *debiasing) if it is not self.retrieval and it.name in RESERVED]:
@@ -266,9 +271,7 @@ class TwoTowerModel(keras.Model):
         self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
         for term in debiasing:
             if term.built:
-                raise ConfigError(
-                    f'the debiasing "{term.name}" belongs to another model; pass a {type(term).__name__} of its own to each'
-                )
+                _refuse_taken(term)
             term.begin(self.query_tower.dim)
         own = [term.encoder for term in (*tasks, *debiasing) if term.encoder is not None]
         encoders = (self.query_tower.encoder, self.item_tower.encoder, *own)
@@ -888,6 +891,14 @@ class TwoTowerModel(keras.Model):
 
 def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _refuse_taken(term: Task | Debiasing) -> NoReturn:
+    """Raise `ConfigError` since a term has the weights of another model."""
+    kind = "debiasing" if isinstance(term, Debiasing) else "task"
+    raise ConfigError(
+        f'the {kind} "{term.name}" belongs to another model; pass a {type(term).__name__} of its own to each'
+    )
 
 
 def _refuse_unused(**given: Any) -> None:

@@ -219,6 +219,40 @@ def test_terms_that_cannot_be(error: type[Exception], message: str, arguments: d
         model_of(CLICK, MARK, **arguments)
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        sf.RetrievalTask(temperature="learned"),
+        sf.RegressionTask("click"),
+        sf.BinaryClassificationTask("click"),
+        sf.LightRanker("click"),
+        sf.MixtureOfLogits("click"),
+        sf.DistillationTask(lambda _, items: 0.0 * items["item"]),
+    ],
+    ids=lambda task: type(task).__name__,
+)
+def test_a_task_with_weights_belongs_to_one_model(task: Task) -> None:
+    model = model_of(CLICK, prediction_tasks=task)
+    weights = [it.numpy() for it in task.weights]
+    said = f'the task "{task.name}" belongs to another model; pass a {type(task).__name__} of its own to each'
+    with pytest.raises(ConfigError, match=said):
+        model_of(CLICK, prediction_tasks=task)
+    assert all(np.array_equal(a, b) for a, b in zip(weights, task.weights, strict=True))
+    again = model_of(CLICK, prediction_tasks=type(task).from_config(task.get_config()))
+    assert again.tasks[0].weights[0] is not task.weights[0]
+    assert model.grow(model.schema).tasks[0].weights[0] is not task.weights[0]
+
+
+def test_a_task_is_given_again_where_it_has_no_weights_or_its_first_model_failed() -> None:
+    task, learned = sf.RetrievalTask(temperature=0.5), sf.RetrievalTask(temperature="learned")
+    assert model_of(prediction_tasks=task).tasks == model_of(prediction_tasks=task).tasks
+    with pytest.raises(ConfigError, match="correction"):
+        sf.TwoTowerModel(sf.Schema(IDS), sf.MLPBlock([4]), prediction_tasks=learned, correction="log")
+    with pytest.raises(ConfigError, match="unknown sampler"):
+        model_of(prediction_tasks=learned, samplers=["in-bach"])
+    assert model_of(prediction_tasks=learned).retrieval is learned
+
+
 def test_no_term_takes_the_name_of_what_fit_reports_itself() -> None:
     schema = sf.Schema((
         sf.Feature(name="user", dtype="int64", tags=("user", "id"), cardinality=3),

@@ -139,10 +139,12 @@ class Task(_Term):
     Attributes:
         loss_weight: The loss counts this many times in the model's.
         towers: Frozen towers that it holds, for queries and for items, if any.
+        taken: Whether a model holds it. No second one takes it once it has weights, which the two would share.
     """
 
     loss_weight: float
     towers: Sequence[Any] = ()
+    taken = False
 
     def begin(self, query_tower: Any, item_tower: Any, tasks: Sequence[Any]) -> None:
         """See the model that holds the task when it is made: let it begin with weights that the task brings, if it brings any.

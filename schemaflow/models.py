@@ -437,7 +437,8 @@ class TwoTowerModel(keras.Model):
         is a list.
 
         Raises:
-            ConfigError: A loss, weights of losses or metrics are given: they are the tasks' own.
+            ConfigError: A loss, weights of losses or metrics are given: they are the tasks' own. Or what XLA cannot compile, a
+                history or a task's Python function, is to be compiled by it.
         """
         if loss is not None:
             raise ConfigError("compile(loss=…): the loss is the task's; pass it to the model, TwoTowerModel(…, loss=…)")
@@ -453,6 +454,12 @@ class TwoTowerModel(keras.Model):
         # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
         if kwargs.get("jit_compile") is True and self.history_encoder is not None:
             raise ConfigError("compile(jit_compile=True): XLA compiles no histories of any length; leave it out")
+        asking = [task for task in self.tasks if task.calls_python]
+        if kwargs.get("jit_compile") is True and asking:
+            raise ConfigError(
+                f'compile(jit_compile=True): the task "{asking[0].name}" asks a Python function, which XLA cannot compile; leave'
+                " jit_compile out, or give a teacher's scores as a column of the schema that is tagged teacher"
+            )
         if kwargs.get("jit_compile") is True:
             self.query_tower.assume_encoded()
             self.item_tower.assume_encoded()

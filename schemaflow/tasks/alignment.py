@@ -141,6 +141,7 @@ class RewardAlignmentTask(Task):
         self.form, self.start = form, start
         self.hard, self.random = hard, random
         self.loss_weight = check_loss_weight(loss_weight)
+        self.calls_python = not self.scorer.tensors
         self.supports_jit = False  # the distinct items of a batch are any number
         self._base = None if base is None else _Base.of(base)
         self._configs = towers if self._base is None else self._base.configs

@@ -135,6 +135,7 @@ class DistillationTask(Task):
         self.probabilities = probabilities
         self.loss_weight = check_loss_weight(loss_weight)
         self.needs_items = self.scorer is not None
+        self.calls_python = self.scorer is not None and not self.scorer.tensors
         self.supports_jit = self.scorer is None  # the distinct items of a batch are any number
         self._seed = keras.random.SeedGenerator()
         self._mean = keras.metrics.Mean(name=f"{name}/loss")

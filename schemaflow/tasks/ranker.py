@@ -86,7 +86,8 @@ class Ranker(Task):
         self.teacher = _teachers(teacher)
         self.hard, self.random = int(hard), int(random)
         self.needs_items = self.hard + self.random > 0
-        self.supports_jit = not self.needs_items  # the distinct items of a batch are any number
+        self.calls_python = any(isinstance(it, Scorer) and not it.tensors for it in self.teacher.values())
+        self.supports_jit = not (self.needs_items or self.calls_python)  # the distinct items of a batch are any number
         self.num_retrieved = int(num_retrieved)
         self.train_towers, self.train_score, self.probabilities = train_towers, train_score, probabilities
         self.loss_weight = check_loss_weight(loss_weight)

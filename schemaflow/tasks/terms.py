@@ -139,11 +139,13 @@ class Task(_Term):
     Attributes:
         loss_weight: The loss counts this many times in the model's.
         towers: Frozen towers that it holds, for queries and for items, if any.
+        calls_python: Whether it asks a function of NumPy arrays, which XLA cannot compile.
         taken: Whether a model holds it. No second one takes it once it has weights, which the two would share.
     """
 
     loss_weight: float
     towers: Sequence[Any] = ()
+    calls_python = False
     taken = False
 
     def begin(self, query_tower: Any, item_tower: Any, tasks: Sequence[Any]) -> None:

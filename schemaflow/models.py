@@ -371,7 +371,9 @@ class TwoTowerModel(keras.Model):
         # taken before the item tower sees other items, for Keras forgets them then
         losses += [tf.cast(it, tf.float32) for it in self.losses]
         for task in beyond:
+            before = _added(task)
             loss = task.loss_in(step)
+            losses += [*_added(task), *(-it for it in before)]  # what its layers add now, in place of what they did
             if task is self.retrieval and self._retrieval_mean is not None:
                 self._retrieval_mean.update_state(loss, sample_weight=tf.shape(step.query)[0])
             losses.append(task.loss_weight * loss)
@@ -898,6 +900,12 @@ class TwoTowerModel(keras.Model):
 
 def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _added(task: Task) -> list[tf.Tensor]:
+    """Return what a task's layers add to the loss: all regularization but that of frozen towers which it holds."""
+    frozen = [it for tower in task.towers for it in tower.losses]
+    return [tf.cast(it, tf.float32) for it in task.losses if all(it is not other for other in frozen)]
 
 
 def _refuse_taken(term: Task | Debiasing) -> NoReturn:

@@ -219,6 +219,59 @@ def test_terms_that_cannot_be(error: type[Exception], message: str, arguments: d
         model_of(CLICK, MARK, **arguments)
 
 
+class Adding(keras.layers.Dense):
+    """Adds 5 to the loss each time it is called, and 7 for its weights."""
+
+    def __init__(self) -> None:
+        super().__init__(3, kernel_regularizer=lambda _: tf.constant(self.adds * 7.0))
+        self.adds = 0
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        self.add_loss(tf.constant(self.adds * 5.0))
+        return super().call(inputs)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda block: {"prediction_tasks": [sf.RetrievalTask(), sf.BinaryClassificationTask("click", block=block)]},
+        lambda block: {
+            "prediction_tasks": [sf.LightRanker("click", block=block, hard=3, random=0), sf.RetrievalTask()]
+        },
+        lambda block: {"prediction_tasks": sf.LightRanker("click", block=block, hard=0, random=0)},
+        lambda block: {"debiasing": sf.PositionDebiasing(block=block)},
+        lambda block: {"debiasing": sf.UserDebiasing(block=block)},
+    ],
+    ids=["classification", "ranker", "ranker of impressions", "position", "user"],
+)
+@pytest.mark.filterwarnings("ignore:.*impressions alone")
+def test_what_a_layer_within_a_term_adds_to_the_loss_counts_once(make: Any, training: bool) -> None:
+    block = Adding()
+    slot = sf.Feature(name="slot", dtype="int8", tags=("position",), cardinality=4)
+    model = model_of(CLICK, slot, **make(block))
+    batch = batch_of(EVENTS | {"slot": [1, 2, 3, 1, 2]})
+    model.encode_candidates()
+    losses = []
+    for block.adds in (0, 1):
+        outputs = model(batch, training=training)
+        losses.append(float(model.compute_loss(batch, y_pred=outputs, training=training)))
+    assert losses[1] - losses[0] == pytest.approx(12.0, abs=0.01)  # a step moves what a head begins from
+
+
+def test_the_frozen_towers_of_a_task_add_nothing_to_the_loss() -> None:
+    options = sf.EmbeddingOptions(embedding_dim_default=4, embeddings_l2_reg=3.0)
+    base = sf.TwoTowerModel(sf.Schema(IDS), keras.layers.Dense(4, activity_regularizer="l2"), embedding_options=options)
+    task = sf.RewardAlignmentTask(lambda _, items: 0.0 * items["item"], base, hard=2, random=2, start="fresh")
+    model = model_of(prediction_tasks=task)
+    batch = {name: values for name, values in batch_of().items() if name[:4] in ("user", "item")}
+    model.encode_candidates()
+    loss = model.compute_loss(batch, y_pred=model(batch, training=False), training=False)
+    assert task.towers[0].losses  # they are trained no more
+    step = model._step(batch, model(batch), None, training=False)
+    assert float(loss) == pytest.approx(float(task.loss_in(step)), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "task",
     [

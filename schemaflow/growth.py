@@ -75,7 +75,7 @@ def keep_widths(options: EmbeddingOptions, towers: Sequence[Tower]) -> Embedding
     """Return embedding options that give the tables the widths they have, where they were inferred from their rows."""
     if not options.infer_embedding_sizes:
         return options
-    widths = {name: table.dim for tower in towers for name, table in _tables(tower).items()}
+    widths = {name: table.dim for tower in towers for name, table in _tables(tower.encoder).items()}
     return replace(options, embedding_dims=widths)
 
 
@@ -107,7 +107,8 @@ def grown(
     if candidates is not None:
         arguments["candidates"] = candidates
     new = type(old)(**arguments)
-    for now, before in zip((*new.tasks, *new.debiasing), (*old.tasks, *old.debiasing), strict=True):
+    terms = list(zip((*old.tasks, *old.debiasing), (*new.tasks, *new.debiasing), strict=True))
+    for before, now in terms:
         now.continue_from(before)
     towers = [(old.query_tower, new.query_tower), (old.item_tower, new.item_tower)]
     copies = [
@@ -120,23 +121,34 @@ def grown(
         Held(known, new.known_positives, kept=known_positives is None),
         Held(old.negatives.frequency, new.negatives.frequency),
     ]
-    keep_frozen(old, new, [*towers, *(it for copy in copies for it in copy)], held)
+    beside = [(before.encoder, now.encoder) for before, now in terms if before.encoder and now.encoder]
+    of_towers = [(before.encoder, now.encoder) for copy in (towers, *copies) for before, now in copy]
+    keep_frozen(old, new, [*of_towers, *beside], held)
     if old.compiled:
         new.compile_from_config(old.get_compile_config())
-    carry_over(old, new, [towers, *copies], sides, held)
+    carry_over(old, new, [towers, *copies], sides, held, beside)
     return new
 
 
 def keep_frozen(
-    old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower, Tower]], held: Sequence[Held] = ()
+    old: keras.Model,
+    new: keras.Model,
+    encoders: Sequence[tuple[FeatureEncoder, FeatureEncoder]],
+    held: Sequence[Held] = (),
 ) -> None:
     """Let training change in a new model what it changes in the old one, whatever was frozen by hand since it was made.
 
-    A table that the new schema freezes or thaws is as that says. The other arguments are those of `carry_over`.
+    A table that the new schema freezes or thaws is as that says.
+
+    Args:
+        old: The trained model.
+        new: The model of the new schema.
+        encoders: The old one and the new one, of all that holds tables.
+        held: As in `carry_over`.
     """
     said = {
         id(it.embeddings)
-        for was, now in towers
+        for was, now in encoders
         for name, table in _tables(now).items()
         for it in table.parts()
         if _trainable(was.schema, name) != _trainable(now.schema, name)
@@ -159,6 +171,7 @@ def carry_over(
     copies: Sequence[Sequence[tuple[Tower, Tower]]],
     sides: Sequence[TableLike],
     held: Sequence[Held] = (),
+    beside: Sequence[tuple[FeatureEncoder, FeatureEncoder]] = (),
 ) -> None:
     """Give a model all that an older one has learned: weights, the optimizer's slots, the state of random generators.
 
@@ -168,12 +181,14 @@ def carry_over(
         copies: The old tower and the new one, for each side; and so for other models' towers that it holds.
         sides: Tables of new and known ids with their side features.
         held: Layers that hold data, and not what was learned of it.
+        beside: The old encoder and the new one of each term that reads features through tables of its own.
 
     Raises:
         DataError: A side table has no id, no side feature, no id that was trained, or an id twice.
         ConfigError: The optimizer keeps slots that do not grow by rows.
     """
-    grown = {id(it.new): it for towers in copies for before, after in towers for it in _grown_tables(before, after)}
+    of_towers = [(before.encoder, after.encoder) for towers in copies for before, after in towers]
+    grown = {id(it.new): it for before, after in (*of_towers, *beside) for it in _grown_tables(before, after)}
     _assign_rest(
         _rest(old, {id(it.old.embeddings) for it in grown.values()} | _of(it.old for it in held)),
         _rest(new, {id(it.new.embeddings) for it in grown.values()} | _of(it.new for it in held)),
@@ -193,7 +208,8 @@ def carry_over(
             for towers in copies:
                 _start_from_sides(view, towers, grown)
     if old.compiled and old.optimizer is not None:
-        tables = [table for _, tower in copies[0] for table in _tables(tower).values()]
+        trained = [*(tower.encoder for _, tower in copies[0]), *(encoder for _, encoder in beside)]
+        tables = [table for encoder in trained for table in _tables(encoder).values()]
         own = {id(part) for table in tables for part in table.parts()}  # those of others have no slots
         _carry_optimizer(old, new, [it for it in grown.values() if id(it.new) in own])
 
@@ -231,13 +247,12 @@ class _Grown:
     trained: Array
 
 
-def _tables(tower: Tower) -> dict[str, Table]:
-    """Return a tower's embedding tables by feature."""
-    encoders = tower.encoder.encoders
-    return {it.name: encoders[it.name].table for it in tower.features if it.kind == "categorical"}
+def _tables(encoder: FeatureEncoder) -> dict[str, Table]:
+    """Return an encoder's embedding tables by feature."""
+    return {it.name: encoder.encoders[it.name].table for it in encoder.features if it.kind == "categorical"}
 
 
-def _grown_tables(before: Tower, after: Tower) -> list[_Grown]:
+def _grown_tables(before: FeatureEncoder, after: FeatureEncoder) -> list[_Grown]:
     old, new = _tables(before), _tables(after)
     grown = []
     for name, now in new.items():
@@ -304,7 +319,7 @@ def _start_from_sides(source: Source, towers: Iterable[tuple[Tower, Tower]], gro
         found = " and ".join(f'"{it.name}"' for _, it in ids) or "none"
         raise DataError(f"{source.name}: expected a table of one id and its side features; its ids are {found}")
     tower, key = ids[0]
-    schema, made = tower.schema, _tables(tower)[key.name]
+    schema, made = tower.schema, _tables(tower.encoder)[key.name]
     if isinstance(made, QuotientRemainderTable):
         raise ConfigError(
             f'{source.name}: the table of "{key.name}" is compressed, so that a new id has no row of its own to begin with'
@@ -345,7 +360,7 @@ def _is_id(feature: Feature) -> bool:
 def _encoded(source: Source, tower: Tower, key: Feature, names: Sequence[str]) -> tuple[Array, Array]:
     """Return the table row of each id, [n], and its side features as they enter the tower, [n, width] float64."""
     features = tower.schema.select_by_name(names).features
-    tables = {tower.schema[name].table: table for name, table in _tables(tower).items()}
+    tables = {tower.schema[name].table: table for name, table in _tables(tower.encoder).items()}
     encoder = FeatureEncoder(tower.schema, features, tables, tower.options, dtype="float32")
     batches = read_parquet(source, tower.schema, batch_size=BATCH_SIZE, features=[key.name, *names])
     with data_errors():

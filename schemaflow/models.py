@@ -168,6 +168,8 @@ class TwoTowerModel(keras.Model):
         tasks = tasks_of(prediction_tasks, loss, logits_temperature, l2_normalize)
         self._add_terms(admitted(tasks, debiasing, schema, sides))
         self._add_negatives(samplers, correction, candidates, known_positives)
+        for task in self.tasks:
+            task.taken = True
         self.built = True
 
     def _add_towers(self, query: keras.layers.Layer, item: keras.layers.Layer, l2_normalize: bool) -> None:
@@ -296,7 +298,9 @@ class TwoTowerModel(keras.Model):
         # taken before the item tower sees other items, for Keras forgets them then
         losses += [tf.cast(it, tf.float32) for it in self.losses]
         for task in beyond:
+            before = _added(task)
             loss = task.loss_in(step)
+            losses += [*_added(task), *(-it for it in before)]  # what its layers add now, in place of what they did
             if task is self.retrieval and self._retrieval_mean is not None:
                 self._retrieval_mean.update_state(loss, sample_weight=tf.shape(step.query)[0])
             losses.append(task.loss_weight * loss)
@@ -323,7 +327,8 @@ class TwoTowerModel(keras.Model):
         is a list.
 
         Raises:
-            ConfigError: A loss, weights of losses or metrics are given: they are the tasks' own.
+            ConfigError: A loss, weights of losses or metrics are given: they are the tasks' own. Or what XLA cannot compile, a
+                history or a task's Python function, is to be compiled by it.
         """
         check_compile_arguments(kwargs | {"loss": loss, "metrics": metrics})
         if kwargs.get("jit_compile", "auto") == "auto" and not tf.config.list_physical_devices("GPU"):
@@ -331,6 +336,12 @@ class TwoTowerModel(keras.Model):
         # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
         if kwargs.get("jit_compile") is True and self.history_encoder is not None:
             raise ConfigError("compile(jit_compile=True): XLA compiles no histories of any length; leave it out")
+        asking = [task for task in self.tasks if task.calls_python]
+        if kwargs.get("jit_compile") is True and asking:
+            raise ConfigError(
+                f'compile(jit_compile=True): the task "{asking[0].name}" asks a Python function, which XLA cannot compile; leave'
+                " jit_compile out, or give a teacher's scores as a column of the schema that is tagged teacher"
+            )
         if kwargs.get("jit_compile") is True:
             self.query_tower.assume_encoded()
             self.item_tower.assume_encoded()
@@ -643,3 +654,9 @@ class TwoTowerModel(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "TwoTowerModel":
         """Make the model of `get_config`."""
         return cls(**arguments_of(config))
+
+
+def _added(task: Task) -> list[tf.Tensor]:
+    """Return what a task's layers add to the loss: all regularization but that of frozen towers which it holds."""
+    frozen = [it for tower in task.towers for it in tower.losses]
+    return [tf.cast(it, tf.float32) for it in task.losses if all(it is not other for other in frozen)]

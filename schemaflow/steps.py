@@ -68,6 +68,8 @@ class Steps:
         item_id = self.inputs.sides.item_id
         ids = tf.cast(self.item_tower.encoder.rows(item_id.name, x), tf.int64)  # [batch]
         weights = self.inputs.weights(x, sample_weight)
+        # the retrieval task, which alone learns it, asks itself
+        divisor = 1.0 if self.retrieval is None else tf.stop_gradient(self.retrieval.divisor())
 
         def sampled() -> Candidates:
             return self.negatives.of(candidate, ids, lambda at: self.embed(at, training), training, compact)
@@ -86,7 +88,7 @@ class Steps:
             sampled=sampled,
             known=partial(self._known, x),
             items=None if self.items is None else self.items.seen(training),
-            temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
+            temperature=divisor,
             encoded_queries=partial(self.query_tower.encoder.encoded, x),
             encoded_items=partial(self.item_tower.encoder.encoded, x),
             ranker=self.ranker,

@@ -99,6 +99,7 @@ class FeatureEncoder(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.schema = schema
         self.features = tuple(features)
         self.encoders = {
             it.name: CategoricalEncoder(schema, it, tables[it.table], options, name=it.name, dtype=self.dtype_policy)

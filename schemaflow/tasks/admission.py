@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import tensorflow as tf
 
@@ -47,9 +47,7 @@ class Terms:
         """
         for term in self.debiasing:
             if term.built:
-                raise ConfigError(
-                    f'the debiasing "{term.name}" belongs to another model; pass a {type(term).__name__} of its own to each'
-                )
+                _refuse_taken(term)
             term.begin(query_tower.dim)
         probe = tf.zeros((2, query_tower.dim))
         inputs = tf.zeros((2, *query_tower.encoder.shape))
@@ -92,6 +90,9 @@ def admitted(tasks: Sequence[Any], debiasing: Sequence[Any], schema: Schema, sid
     if len(rankers) > 1:
         names = " and ".join(type(it).__name__ for it in rankers)
         raise ConfigError(f"prediction_tasks holds {names}; expected one second stage at most, which is served")
+    for task in tasks:
+        if task.taken and (task.weights or task.encoder is not None):
+            _refuse_taken(task)
     terms = [*tasks, *debiasing]
     beside = bound(terms, schema, sides)
     refuse_twins(terms)
@@ -124,3 +125,11 @@ def bound(terms: Sequence[Any], schema: Schema, sides: Sides) -> list[Feature]:
         SchemaError: One is missing.
     """
     return list(dict.fromkeys(feature for term in terms for feature in term.bind(schema, sides)))
+
+
+def _refuse_taken(term: Task | Debiasing) -> NoReturn:
+    """Raise `ConfigError` since a term has the weights of another model."""
+    kind = "debiasing" if isinstance(term, Debiasing) else "task"
+    raise ConfigError(
+        f'the {kind} "{term.name}" belongs to another model; pass a {type(term).__name__} of its own to each'
+    )

@@ -16,7 +16,7 @@ from schemaflow.schema.sides import Sides
 from schemaflow.schema.tags import Tags
 from schemaflow.tasks.heads import Head
 from schemaflow.tasks.scoring import Scorer, as_scorer
-from schemaflow.tasks.shortlist import nearest_scores, seed_in, shortlist
+from schemaflow.tasks.shortlist import Shortlist, nearest_scores, seed_in, shortlist
 from schemaflow.tasks.targets import RESERVED
 from schemaflow.tasks.terms import Step, Task
 
@@ -83,7 +83,8 @@ class Ranker(Task):
         self.teacher = _teachers(teacher)
         self.hard, self.random = int(hard), int(random)
         self.needs_items = self.hard + self.random > 0
-        self.supports_jit = not self.needs_items  # the distinct items of a batch are any number
+        self.calls_python = any(isinstance(it, Scorer) and not it.tensors for it in self.teacher.values())
+        self.supports_jit = not (self.needs_items or self.calls_python)  # the distinct items of a batch are any number
         self.num_retrieved = int(num_retrieved)
         self.train_towers, self.train_score, self.probabilities = train_towers, train_score, probabilities
         self.loss_weight = check_loss_weight(loss_weight)
@@ -154,23 +155,26 @@ class Ranker(Task):
         """Return the loss of a batch, a scalar float32, and update the metrics."""
         assert step.query_inputs is not None, "the model gives what a term reads"
         labels = self._labels(step)  # [b, T]
-        shown = self.logits(step.query_inputs, step.queries, step.candidate[:, tf.newaxis], step.training)[
-            :, 0
-        ]  # [b, T]
+        candidates, listed = tf.cast(step.candidate, tf.float32)[:, tf.newaxis], None  # [b, 1, dim]
+        if self.hard + self.random:
+            assert step.items is not None, "the model gives what a term needs"
+            seed = seed_in(step.training, self._generator)
+            listed = shortlist(step.items, step.queries, self.hard, self.random, seed)
+            candidates = tf.concat([candidates, listed.vectors(step.items.vectors)], axis=1)  # [b, 1 + m, dim]
+        # all at once: of what layers add to the loss, Keras keeps that of the last call
+        logits = self.logits(step.query_inputs, step.queries, candidates, step.training)  # [b, 1 + m, T]
+        shown = logits[:, 0]
         self._tell(labels, shown, step.weights)
         rows = tf.reduce_mean(_cross_entropy(self._taught(step, labels), shown), axis=1)  # [b]
         loss = weighted_mean(rows, step.weights)
-        if self.hard + self.random:
-            loss += self._loss_of_others(step)
+        if listed is not None:
+            loss += self._loss_of_others(step, listed, logits[:, 1:])
         self._mean.update_state(loss, sample_weight=tf.shape(shown)[0])
         return loss
 
-    def _loss_of_others(self, step: Step) -> tf.Tensor:
-        """Return the loss on items that rows were not shown, a scalar."""
+    def _loss_of_others(self, step: Step, listed: Shortlist, logits: tf.Tensor) -> tf.Tensor:
+        """Return the loss on items that rows were not shown, [b, m] with logits [b, m, T], a scalar."""
         assert step.items is not None, "the model gives what a term needs"
-        listed = shortlist(step.items, step.queries, self.hard, self.random, seed_in(step.training, self._generator))
-        candidates = listed.vectors(step.items.vectors)  # [b, m, dim]
-        logits = self.logits(step.query_inputs, step.queries, candidates, step.training)  # [b, m, T]
         shape = tf.shape(listed.positions)
         ids = tf.reshape(step.items.ids(tf.reshape(listed.positions, [-1])), shape)
         chosen = ids == step.ids[:, tf.newaxis]  # no zero is said of what the row itself is about

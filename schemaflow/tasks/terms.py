@@ -72,7 +72,8 @@ class Step:
         sampled: Gives the negatives that samplers bring.
         known: Gives the items that are no negatives of a row, [b, None] int64, or None.
         items: All items; None unless a term `needs_items`.
-        temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
+        temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none. No gradient passes: where it
+            is learned, the retrieval task alone moves it.
         encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
         encoded_items: Gives the item tower's features, of the rows' own items.
         ranker: The second stage, where the model has one.
@@ -137,10 +138,14 @@ class Task(_Term):
     Attributes:
         loss_weight: The loss counts this many times in the model's.
         towers: Frozen towers that it holds, for queries and for items, if any.
+        calls_python: Whether it asks a function of NumPy arrays, which XLA cannot compile.
+        taken: Whether a model holds it. No second one takes it once it has weights, which the two would share.
     """
 
     loss_weight: float
     towers: Sequence[Any] = ()
+    calls_python = False
+    taken = False
 
     def begin(self, query_tower: Any, item_tower: Any, tasks: Sequence[Any]) -> None:
         """See the model that holds the task when it is made: let it begin with weights that the task brings, if it brings any.

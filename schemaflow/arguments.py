@@ -9,6 +9,7 @@ from schemaflow.errors import ConfigError, suggest
 from schemaflow.schema.tags import Tags, is_side
 
 __all__ = [
+    "check_compilable",
     "check_compile_arguments",
     "check_fit_arguments",
     "check_layers",
@@ -132,3 +133,14 @@ def check_compile_arguments(given: Mapping[str, Any]) -> None:
     for name, (argument, instead) in _OF_TASKS.items():
         if given.get(name) is not None:
             raise ConfigError(f"compile({argument}=…): {instead}")
+
+
+def check_compilable(history: bool, tasks: Sequence[Any]) -> None:
+    """Raise `ConfigError` where XLA cannot compile the step of a model: with a history encoder, or a task's Python function."""
+    if history:
+        raise ConfigError("compile(jit_compile=True): XLA compiles no histories of any length; leave it out")
+    if asking := [task for task in tasks if task.calls_python]:
+        raise ConfigError(
+            f'compile(jit_compile=True): the task "{asking[0].name}" asks a Python function, which XLA cannot compile; leave'
+            " jit_compile out, or give a teacher's scores as a column of the schema that is tagged teacher"
+        )

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from schemaflow.arguments import (
+    check_compilable,
     check_compile_arguments,
     check_fit_arguments,
     check_layers,
@@ -39,7 +40,7 @@ from schemaflow.items import AllItems
 from schemaflow.layers.norm import L2Norm
 from schemaflow.model_config import arguments_of, config_of
 from schemaflow.negatives import Negatives, correction_of, samplers_of
-from schemaflow.optimizers import LossScaleOptimizer, optimizer_of
+from schemaflow.optimizers import optimizer_of, with_scaled_loss
 from schemaflow.registry import register
 from schemaflow.sampling import Sampler
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
@@ -49,7 +50,7 @@ from schemaflow.schema.tags import Tags, parse_tag
 from schemaflow.steps import QUERY_INPUTS, Steps
 from schemaflow.tasks import Ranker, RetrievalTask, Step, Task
 from schemaflow.tasks.admission import Terms, admitted, tasks_of
-from schemaflow.towers import Tower, check_pair, fresh_copy
+from schemaflow.towers import fresh_copy, two_towers
 from schemaflow.truncation import truncated
 from schemaflow.vectors import EMBED_ROWS, Vectors
 
@@ -174,23 +175,22 @@ class TwoTowerModel(keras.Model):
 
     def _add_towers(self, query: keras.layers.Layer, item: keras.layers.Layer, l2_normalize: bool) -> None:
         """Make the towers around their blocks, with the tables that the features of both share."""
-        schema, sides, post = self.schema, self.sides, self.post
+        schema, sides = self.schema, self.sides
         inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
         inputs.require_fitted()
         tables = build_tables(inputs, self.embedding_options)
         self._unseen = UnseenRows(schema, tables)
         norms = [L2Norm(dtype=self.dtype_policy)] if l2_normalize else []
-        shared: dict[str, Any] = {
-            "options": self.embedding_options,
-            "post": norms if post is None else [post, *norms],
-            "tables": tables,
-            "dtype": self.dtype_policy,
-        }
-        self.query_tower = Tower(
-            schema, [it.name for it in sides.query], query, name="query_tower", history=self.history_encoder, **shared
+        self.query_tower, self.item_tower = two_towers(
+            schema,
+            sides,
+            (query, item),
+            tables,
+            history=self.history_encoder,
+            options=self.embedding_options,
+            post=norms if self.post is None else [self.post, *norms],
+            dtype=self.dtype_policy,
         )
-        self.item_tower = Tower(schema, [it.name for it in sides.item], item, name="item_tower", **shared)
-        check_pair(self.query_tower, self.item_tower)
         self._vectors = Vectors(schema, sides, self.query_tower, self.item_tower)
 
     def _add_terms(self, terms: Terms) -> None:
@@ -298,9 +298,9 @@ class TwoTowerModel(keras.Model):
         # taken before the item tower sees other items, for Keras forgets them then
         losses += [tf.cast(it, tf.float32) for it in self.losses]
         for task in beyond:
-            before = _added(task)
+            before = task.added()
             loss = task.loss_in(step)
-            losses += [*_added(task), *(-it for it in before)]  # what its layers add now, in place of what they did
+            losses += [*task.added(), *(-it for it in before)]  # what its layers add now, in place of what they did
             if task is self.retrieval and self._retrieval_mean is not None:
                 self._retrieval_mean.update_state(loss, sample_weight=tf.shape(step.query)[0])
             losses.append(task.loss_weight * loss)
@@ -333,22 +333,14 @@ class TwoTowerModel(keras.Model):
         check_compile_arguments(kwargs | {"loss": loss, "metrics": metrics})
         if kwargs.get("jit_compile", "auto") == "auto" and not tf.config.list_physical_devices("GPU"):
             kwargs["jit_compile"] = False
-        # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
-        if kwargs.get("jit_compile") is True and self.history_encoder is not None:
-            raise ConfigError("compile(jit_compile=True): XLA compiles no histories of any length; leave it out")
-        asking = [task for task in self.tasks if task.calls_python]
-        if kwargs.get("jit_compile") is True and asking:
-            raise ConfigError(
-                f'compile(jit_compile=True): the task "{asking[0].name}" asks a Python function, which XLA cannot compile; leave'
-                " jit_compile out, or give a teacher's scores as a column of the schema that is tagged teacher"
-            )
         if kwargs.get("jit_compile") is True:
+            check_compilable(self.history_encoder is not None, self.tasks)
+            # what else it cannot compile, the encoding of raw values, fit, evaluate and predict have done beforehand
             self.query_tower.assume_encoded()
             self.item_tower.assume_encoded()
         optimizer = optimizer_of(optimizer)
-        scaled = kwargs.get("auto_scale_loss", True) and self.dtype_policy.name == "mixed_float16"
-        if scaled and optimizer is not None and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = LossScaleOptimizer(keras.optimizers.get(optimizer), name="loss_scale_optimizer")
+        if kwargs.get("auto_scale_loss", True) and self.dtype_policy.name == "mixed_float16":
+            optimizer = with_scaled_loss(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -654,9 +646,3 @@ class TwoTowerModel(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "TwoTowerModel":
         """Make the model of `get_config`."""
         return cls(**arguments_of(config))
-
-
-def _added(task: Task) -> list[tf.Tensor]:
-    """Return what a task's layers add to the loss: all regularization but that of frozen towers which it holds."""
-    frozen = [it for tower in task.towers for it in tower.losses]
-    return [tf.cast(it, tf.float32) for it in task.losses if all(it is not other for other in frozen)]

@@ -1,4 +1,4 @@
-"""A tower: features in, one vector out, or one for each interest."""
+"""Towers: features in, one vector out, or one for each interest."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,9 @@ from schemaflow.layers.history import UserHistoryEncoder
 from schemaflow.layers.table import Table
 from schemaflow.registry import register
 from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import Sides
 
-__all__ = ["Tower", "check_pair", "fresh_copy"]
+__all__ = ["Tower", "fresh_copy", "two_towers"]
 
 BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
 """What went wrong in a layer, which Keras sets in bold between lines on where."""
@@ -175,15 +176,42 @@ class Tower(keras.layers.Layer):
         )
 
 
-def check_pair(query_tower: Tower, item_tower: Tower) -> None:
-    """Raise `ConfigError` where vectors of the two cannot be compared: an item has several, or the widths differ."""
-    if item_tower.interests is not None:
+def two_towers(
+    schema: Schema,
+    sides: Sides,
+    blocks: tuple[keras.layers.Layer, keras.layers.Layer],
+    tables: Mapping[str, Table],
+    history: UserHistoryEncoder | None = None,
+    **shared: Any,
+) -> tuple[Tower, Tower]:
+    """Return the towers of queries and items, which share tables, and whose vectors are of one space.
+
+    Args:
+        schema: Knows the features.
+        sides: Those of each tower.
+        blocks: Of queries and of items.
+        tables: Embedding tables by domain.
+        history: Encodes the sequences of the query.
+        **shared: Of both `Tower`.
+
+    Raises:
+        ConfigError: An item has several vectors, or the widths differ.
+    """
+    query, item = (
+        Tower(schema, [it.name for it in features], block, tables=tables, name=name, history=encoder, **shared)
+        for features, block, name, encoder in (
+            (sides.query, blocks[0], "query_tower", history),
+            (sides.item, blocks[1], "item_tower", None),
+        )
+    )
+    if item.interests is not None:
         raise ConfigError(
-            f"the item tower gives {item_tower.interests} vectors for each item; only queries may have several: pass"
+            f"the item tower gives {item.interests} vectors for each item; only queries may have several: pass"
             " an item_tower of its own, which ends in [batch, dim]"
         )
-    if query_tower.dim != item_tower.dim:
+    if query.dim != item.dim:
         raise ConfigError(
-            f"the query tower gives vectors of width {query_tower.dim}, the item tower of width {item_tower.dim};"
+            f"the query tower gives vectors of width {query.dim}, the item tower of width {item.dim};"
             " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
         )
+    return query, item

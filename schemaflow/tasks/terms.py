@@ -164,6 +164,11 @@ class Task(_Term):
         """Return the loss of a batch, a scalar float32, and update the task's metrics."""
         raise NotImplementedError
 
+    def added(self) -> list[tf.Tensor]:
+        """Return what its layers add to the loss: all regularization but that of frozen towers which it holds."""
+        frozen = [it for tower in self.towers for it in tower.losses]
+        return [tf.cast(it, tf.float32) for it in self.losses if all(it is not other for other in frozen)]
+
     def predictions(
         self, query: tf.Tensor, candidate: tf.Tensor, query_inputs: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:

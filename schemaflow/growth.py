@@ -391,8 +391,9 @@ def _assign_rest(old: Sequence[Any], new: Sequence[Any], owner: str) -> None:
 
 def _carry_optimizer(old: keras.Model, new: keras.Model, grown: Sequence[_Grown]) -> None:
     """Give the new model's optimizer the old one's state; slots of new rows stay as a fresh optimizer has them."""
-    if not old.optimizer.built:
-        old.optimizer.build(old.trainable_variables)  # as fit would
+    for model in (old, new):
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)  # as fit would
     slots, fresh = (
         [_slots(model.optimizer, table) for table in tables]
         for model, tables in ((old, [it.old for it in grown]), (new, [it.new for it in grown]))

@@ -346,8 +346,6 @@ class TwoTowerModel(keras.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile a reloaded model as it was, so that training goes on."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
 
     def get_compile_config(self) -> Any:
         """Return what `compile` was given."""
@@ -612,20 +610,26 @@ class TwoTowerModel(keras.Model):
     def save_own_variables(self, store: Any) -> None:
         """Save where the random generators are, such as dropout's, and which rows go untrained: Keras does not, and training could not go on."""
         super().save_own_variables(store)
+        store["optimizer_built"] = np.array(self._has_slots)
         for place, state in enumerate(self._generators()):
             store[f"generator_{place}"] = state
         for name, remembered in self._unseen.state.items():
             store[name] = remembered
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved; the optimizer's slots are there to be loaded after it."""
-        if self.compiled and self.optimizer is not None and not self.optimizer.built:
+        """Load what `save_own_variables` saved; the optimizer's slots, if it had any, are there to be loaded after it."""
+        if np.array(store["optimizer_built"]) and self.compiled and self.optimizer is not None and not self._has_slots:
             self.optimizer.build(self.trainable_variables)
         for place, state in enumerate(self._generators()):
             state.assign(store[f"generator_{place}"])
         kept = {name: store[name] for name in store.keys()}  # noqa: SIM118
         self._unseen.restore(kept)
         super().load_own_variables({name: kept[name] for name in kept if name.isdecimal()})
+
+    @property
+    def _has_slots(self) -> bool:
+        """Whether the optimizer has its slots, which it gets when training begins."""
+        return bool(self.compiled and self.optimizer is not None and self.optimizer.built)
 
     def _generators(self) -> list[Any]:
         weights = {id(it) for it in self.weights}

@@ -46,7 +46,7 @@ HOMES = {
     },
     "numpy": {
         "bulk", "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "growth",
-        "negatives", "ridge", "tasks", "vectors", "workflows", "serving",
+        "models", "negatives", "ridge", "tasks", "vectors", "workflows", "serving",
     },
     "merlin": {"schema.merlin"},
     "faiss": {"index.faiss"},

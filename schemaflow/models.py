@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from schemaflow.arguments import (
@@ -48,6 +47,7 @@ from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
 from schemaflow.schema.sources import TableLike
 from schemaflow.schema.tags import Tags, parse_tag
+from schemaflow.state import restored, state_of
 from schemaflow.steps import QUERY_INPUTS, Steps
 from schemaflow.tasks import Ranker, RetrievalTask, Step, Task
 from schemaflow.tasks.admission import Terms, admitted, tasks_of
@@ -609,32 +609,14 @@ class TwoTowerModel(keras.Model):
     # -- looking and saving ---------------------------------------------------------------------------------------
 
     def save_own_variables(self, store: Any) -> None:
-        """Save where the random generators are, such as dropout's, and which rows go untrained: Keras does not, and training could not go on."""
+        """Save the weights that are the model's own, and what it remembers beside them."""
         super().save_own_variables(store)
-        store["optimizer_built"] = np.array(self._has_slots)
-        for place, state in enumerate(self._generators()):
-            store[f"generator_{place}"] = state
-        for name, remembered in self._unseen.state.items():
+        for name, remembered in state_of(self, self._unseen).items():
             store[name] = remembered
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved; the optimizer's slots, if it had any, are there to be loaded after it."""
-        if np.array(store["optimizer_built"]) and self.compiled and self.optimizer is not None and not self._has_slots:
-            self.optimizer.build(self.trainable_variables)
-        for place, state in enumerate(self._generators()):
-            state.assign(store[f"generator_{place}"])
-        kept = {name: store[name] for name in store.keys()}  # noqa: SIM118
-        self._unseen.restore(kept)
-        super().load_own_variables({name: kept[name] for name in kept if name.isdecimal()})
-
-    @property
-    def _has_slots(self) -> bool:
-        """Whether the optimizer has its slots, which it gets when training begins."""
-        return bool(self.compiled and self.optimizer is not None and self.optimizer.built)
-
-    def _generators(self) -> list[Any]:
-        weights = {id(it) for it in self.weights}
-        return [it for it in self.variables if id(it) not in weights]
+        """Load what `save_own_variables` saved."""
+        super().load_own_variables(restored(self, self._unseen, store))
 
     def summary(self, *args: Any, print_fn: Any = None, **kwargs: Any) -> None:
         """Print the derived embedding tables, then Keras's summary."""

@@ -19,7 +19,7 @@ FLOORS = (
     {"data", "datasets", "layers", "losses", "sampling", "optimizers", "index"},
     {"features"},
     {"arguments", "inputs", "items", "negatives", "tasks", "towers"},
-    {"evaluation", "export", "model_config", "steps", "vectors"},
+    {"evaluation", "export", "model_config", "state", "steps", "vectors"},
     {"growth", "truncation"},
     {"models", "bulk"},
     {"config"},
@@ -35,7 +35,7 @@ HOMES = {
     "keras": {
         "arguments", "features", "layers", "losses", "sampling", "optimizers", "index", "inputs", "negatives", "towers", "tasks", "models",
         "export",
-        "growth", "model_config", "truncation",
+        "growth", "model_config", "state", "truncation",
         "workflows", "cli",
     },
     "tensorflow": {
@@ -46,7 +46,7 @@ HOMES = {
     },
     "numpy": {
         "bulk", "metrics", "schema", "data", "datasets", "features", "layers", "sampling", "index", "evaluation", "export", "growth",
-        "models", "negatives", "ridge", "tasks", "vectors", "workflows", "serving",
+        "negatives", "ridge", "state", "tasks", "vectors", "workflows", "serving",
     },
     "merlin": {"schema.merlin"},
     "faiss": {"index.faiss"},

@@ -17,6 +17,7 @@ import schemaflow as sf
 from schemaflow import bulk
 from schemaflow.errors import BundleError, ConfigError, DataError
 from schemaflow.workflows import embed, recommend_all
+from tests.commands import schemaflow
 from tests.conftest import ROOT
 
 FEATURES = ("user_id", "age", "country")
@@ -271,17 +272,13 @@ def test_what_cannot_be_embedded_or_recommended_is_named(
 
 
 def test_the_commands_say_the_same(bundle: Path, data: sf.datasets.DataFolder, tmp_path: Path) -> None:
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "schemaflow.cli.app", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
     out, vectors = tmp_path / "recs.parquet", tmp_path / "vectors.parquet"
-    done = run("recommend", bundle, "--users", data.users, "--out", out, "-k", 3, "--exclude", data.interactions)
+    done = schemaflow("recommend", bundle, "--users", data.users, "--out", out, "-k", 3, "--exclude", data.interactions)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"wrote {out}: recommendations for 120 rows\n"
     recommend_all(bundle, data.users, tmp_path / "twin.parquet", k=3, exclude=data.interactions)
     assert out.read_bytes() == (tmp_path / "twin.parquet").read_bytes()
-    done = run("embed", bundle, data.items, "--out", vectors)
+    done = schemaflow("embed", bundle, data.items, "--out", vectors)
     assert (done.returncode, done.stderr) == (0, "")
     assert pq.read_table(vectors).num_rows == 60
     for wrong in (
@@ -289,6 +286,6 @@ def test_the_commands_say_the_same(bundle: Path, data: sf.datasets.DataFolder, t
         ("user_id=u", "--out", out),
         ("user_id=u", "--users", data.users, "--out", out),
     ):
-        done = run("recommend", bundle, *wrong)
+        done = schemaflow("recommend", bundle, *wrong)
         assert done.returncode == 1
         assert "--users" in done.stderr

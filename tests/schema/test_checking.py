@@ -1,8 +1,6 @@
 """What a check of data finds, and that training refuses the same."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import schemaflow as sf
 from schemaflow.data.join import read_ids, read_table, refuse_repeated
 from schemaflow.errors import SchemaFlowError
 from schemaflow.schema.sides import sides_of
+from tests.commands import Done, schemaflow
 
 pytestmark = pytest.mark.short
 
@@ -422,9 +421,8 @@ def test_a_check_has_errors_exactly_where_training_refuses(
 # -- the command ---------------------------------------------------------------------------------------------------
 
 
-def validate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "schemaflow.cli.app", "validate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def validate(*arguments: object) -> Done:
+    return schemaflow("validate", *arguments)
 
 
 def test_the_command_tells_errors_from_warnings(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +17,7 @@ from schemaflow.schema import SideTable
 from schemaflow.schema.diff import RULES, Diff
 from schemaflow.schema.fitted import Fitted, Statistics
 from schemaflow.schema.schema import SchemaDocument
+from tests.commands import schemaflow
 
 pytestmark = pytest.mark.short
 
@@ -285,16 +284,6 @@ def test_a_key_that_is_not_known_breaks(name: str) -> None:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import sys; from schemaflow.cli.app import main\n"
-        "try: main()\n"
-        "finally: assert not {'tensorflow', 'keras', 'merlin'} & set(sys.modules)"
-    )
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_command_prints_the_lines_and_ends_in_the_verdict(tmp_path: Path) -> None:
     old = shop({"user": USER, "item": ITEM}).fit(EVENTS)
     new = old.fit(NEWS)
@@ -302,15 +291,15 @@ def test_the_command_prints_the_lines_and_ends_in_the_verdict(tmp_path: Path) ->
     new.to_yaml(tmp_path / "new.yaml")
     for first, second, code in (("old", "new", 0), ("new", "old", 1), ("old", "old", 0)):
         found = sf.Schema.from_yaml(tmp_path / f"{first}.yaml").diff(tmp_path / f"{second}.yaml")
-        done = run("diff", tmp_path / f"{first}.yaml", tmp_path / f"{second}.yaml")
+        done = schemaflow("diff", tmp_path / f"{first}.yaml", tmp_path / f"{second}.yaml")
         assert (done.returncode, done.stdout, done.stderr) == (code, f"{found}\n", "")
-        asked = run("diff", "--json", tmp_path / f"{first}.yaml", tmp_path / f"{second}.yaml")
+        asked = schemaflow("diff", "--json", tmp_path / f"{first}.yaml", tmp_path / f"{second}.yaml")
         assert asked.returncode == code
         assert json.loads(asked.stdout) == {
             "verdict": found.verdict,
             "changes": [{"level": it.level, "subject": it.subject, "message": it.message} for it in found.changes],
         }
     old.unfitted().to_yaml(tmp_path / "bare.yaml")
-    done = run("diff", tmp_path / "old.yaml", tmp_path / "bare.yaml")
+    done = schemaflow("diff", tmp_path / "old.yaml", tmp_path / "bare.yaml")
     assert done.returncode == 1
     assert done.stderr.splitlines()[0].startswith('the new schema is not fitted (feature "user" has no')

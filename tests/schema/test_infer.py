@@ -1,11 +1,8 @@
 """Drafts of schemas, from tables whose right answer is known by construction, and from real ones that train as they are."""
 
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from schemaflow.schema.inference.draft import draft
 from schemaflow.schema.inference.sketch import NULL, Dependence, Sketch, hash_lists, hash_values
 from schemaflow.schema.inference.survey import survey
 from schemaflow.schema.sources import open_source
+from tests.commands import schemaflow
 
 ROOT = Path(__file__).parent.parent.parent
 ROWS, USERS, ITEMS = 4000, 200, 80
@@ -559,13 +557,6 @@ def test_sequences_without_one_item_a_row_are_refused_with_the_way_out(real_data
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
-
-
-def schemaflow(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "schemaflow.cli.app", *map(str, arguments)],
-        capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},
-    )  # fmt: skip
 
 
 def test_the_command_writes_the_draft_and_never_over_another(tmp_path: Path) -> None:

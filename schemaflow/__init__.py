@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from schemaflow.tasks.alignment import RewardAlignmentTask as RewardAlignmentTask
     from schemaflow.tasks.distillation import DistillationTask as DistillationTask
     from schemaflow.tasks.factorized_top_k import FactorizedTopK as FactorizedTopK
+    from schemaflow.tasks.light_ranker import LightRanker as LightRanker
+    from schemaflow.tasks.mixture_of_logits import MixtureOfLogits as MixtureOfLogits
     from schemaflow.tasks.position_debiasing import PositionDebiasing as PositionDebiasing
-    from schemaflow.tasks.ranker import LightRanker as LightRanker
-    from schemaflow.tasks.ranker import MixtureOfLogits as MixtureOfLogits
     from schemaflow.tasks.retrieval import RetrievalTask as RetrievalTask
     from schemaflow.tasks.scoring import Scorer as Scorer
     from schemaflow.tasks.targets import BinaryClassificationTask as BinaryClassificationTask
@@ -62,9 +62,9 @@ _HOMES = {
     "IVF": "schemaflow.index",
     "InBatchSampler": "schemaflow.sampling",
     "L2Norm": "schemaflow.layers.norm",
-    "LightRanker": "schemaflow.tasks.ranker",
+    "LightRanker": "schemaflow.tasks.light_ranker",
     "MLPBlock": "schemaflow.layers.mlp",
-    "MixtureOfLogits": "schemaflow.tasks.ranker",
+    "MixtureOfLogits": "schemaflow.tasks.mixture_of_logits",
     "PopularityBasedSampler": "schemaflow.sampling",
     "PositionDebiasing": "schemaflow.tasks.position_debiasing",
     "Recommender": "schemaflow.export",

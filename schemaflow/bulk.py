@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemaflow.counts import check_count
 from schemaflow.data.join import RawRows, as_side_table, ids_in, raw_rows, read_ids, stacked
 from schemaflow.errors import BundleError, ConfigError, DataError
 from schemaflow.evaluation.queries import positions_of, user_id_of
 from schemaflow.export import Recommender
-from schemaflow.index.base import check_count
 from schemaflow.schema.columns import read_column
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.sources import Piece, Source, open_source

@@ -24,10 +24,14 @@ from schemaflow.data.dataset import data_errors, read_parquet
 from schemaflow.data.join import as_side_table, read_ids, refuse_repeated
 from schemaflow.errors import ConfigError, DataError, SchemaError
 from schemaflow.features.encoders import FeatureEncoder
+from schemaflow.features.known import KnownPositives, user_id
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.features.unseen import holding_values, seen_rows
 from schemaflow.layers.embedding import EmbeddingTable
-from schemaflow.layers.quotient_remainder import QuotientRemainderTable, Table
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable
+from schemaflow.layers.table import Table
+from schemaflow.model_config import arguments_of
+from schemaflow.ridge import ridge
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import OUT_OF_VOCABULARY, Feature, encoded_name
 from schemaflow.schema.rows import rows_in
@@ -37,15 +41,12 @@ from schemaflow.schema.sources import Source, TableLike, open_source
 from schemaflow.schema.tags import Tags
 from schemaflow.towers import Tower
 
-__all__ = ["Held", "carry_over", "keep_frozen", "keep_widths", "refuse_breaks", "ridge"]
+__all__ = ["Held", "carry_over", "grown", "keep_frozen", "keep_widths", "refuse_breaks"]
 
 Array = npt.NDArray[Any]
 
 BATCH_SIZE = 8192
 """Rows of side features that are encoded at a time."""
-
-PENALTIES = np.logspace(-4, 3, 15)
-"""What the ridge regression chooses its penalty from, for each row that it learns from."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,80 @@ def keep_widths(options: EmbeddingOptions, towers: Sequence[Tower]) -> Embedding
     """Return embedding options that give the tables the widths they have, where they were inferred from their rows."""
     if not options.infer_embedding_sizes:
         return options
-    widths = {name: table.dim for tower in towers for name, table in _tables(tower).items()}
+    widths = {name: table.dim for tower in towers for name, table in _tables(tower.encoder).items()}
     return replace(options, embedding_dims=widths)
 
 
+def grown(
+    old: keras.Model, schema: Schema, sides: Sequence[TableLike], candidates: TableLike | None, known_positives: Any
+) -> Any:
+    """Return the `TwoTowerModel` of a wider schema that has all that another has learned, compiled as that is.
+
+    Args:
+        old: The trained model.
+        schema: The wider schema.
+        sides: As in `carry_over`.
+        candidates: The table of all items; where it is None, what the old model holds stays.
+        known_positives: Likewise.
+
+    Raises:
+        SchemaError: The schema changed in more than rows.
+        DataError: As in `carry_over`.
+        ConfigError: Likewise.
+    """
+    refuse_breaks(old.schema, schema)
+    arguments = arguments_of(old.get_config()) | {"schema": schema}
+    arguments["embedding_options"] = keep_widths(old.embedding_options, (old.query_tower, old.item_tower))
+    known, held_items = old.known_positives, arguments["candidates"] is not None
+    if known_positives is not None:
+        arguments["known_positives"] = known_positives
+    elif known is not None:
+        arguments["known_positives"] = KnownPositives(schema.rows(user_id(old.sides).table), known.pairs)
+    if candidates is not None:
+        arguments["candidates"] = candidates
+    new = type(old)(**arguments)
+    terms = list(zip((*old.tasks, *old.debiasing), (*new.tasks, *new.debiasing), strict=True))
+    for before, now in terms:
+        now.continue_from(before)
+    towers = [(old.query_tower, new.query_tower), (old.item_tower, new.item_tower)]
+    copies = [
+        list(zip(before.towers, now.towers, strict=True))
+        for before, now in zip(old.tasks, new.tasks, strict=True)
+        if before.towers
+    ]
+    held = [
+        Held(old.catalogue, new.catalogue, kept=held_items and candidates is None),
+        Held(known, new.known_positives, kept=known_positives is None),
+        Held(old.negatives.frequency, new.negatives.frequency),
+    ]
+    beside = [(before.encoder, now.encoder) for before, now in terms if before.encoder and now.encoder]
+    of_towers = [(before.encoder, now.encoder) for copy in (towers, *copies) for before, now in copy]
+    keep_frozen(old, new, [*of_towers, *beside], held)
+    if old.compiled:
+        new.compile_from_config(old.get_compile_config())
+    carry_over(old, new, [towers, *copies], sides, held, beside)
+    return new
+
+
 def keep_frozen(
-    old: keras.Model, new: keras.Model, towers: Sequence[tuple[Tower, Tower]], held: Sequence[Held] = ()
+    old: keras.Model,
+    new: keras.Model,
+    encoders: Sequence[tuple[FeatureEncoder, FeatureEncoder]],
+    held: Sequence[Held] = (),
 ) -> None:
     """Let training change in a new model what it changes in the old one, whatever was frozen by hand since it was made.
 
-    A table that the new schema freezes or thaws is as that says. The other arguments are those of `carry_over`.
+    A table that the new schema freezes or thaws is as that says.
+
+    Args:
+        old: The trained model.
+        new: The model of the new schema.
+        encoders: The old one and the new one, of all that holds tables.
+        held: As in `carry_over`.
     """
     said = {
         id(it.embeddings)
-        for was, now in towers
+        for was, now in encoders
         for name, table in _tables(now).items()
         for it in table.parts()
         if _trainable(was.schema, name) != _trainable(now.schema, name)
@@ -110,6 +171,7 @@ def carry_over(
     copies: Sequence[Sequence[tuple[Tower, Tower]]],
     sides: Sequence[TableLike],
     held: Sequence[Held] = (),
+    beside: Sequence[tuple[FeatureEncoder, FeatureEncoder]] = (),
 ) -> None:
     """Give a model all that an older one has learned: weights, the optimizer's slots, the state of random generators.
 
@@ -119,12 +181,14 @@ def carry_over(
         copies: The old tower and the new one, for each side; and so for other models' towers that it holds.
         sides: Tables of new and known ids with their side features.
         held: Layers that hold data, and not what was learned of it.
+        beside: The old encoder and the new one of each term that reads features through tables of its own.
 
     Raises:
         DataError: A side table has no id, no side feature, no id that was trained, or an id twice.
         ConfigError: The optimizer keeps slots that do not grow by rows.
     """
-    grown = {id(it.new): it for towers in copies for before, after in towers for it in _grown_tables(before, after)}
+    of_towers = [(before.encoder, after.encoder) for towers in copies for before, after in towers]
+    grown = {id(it.new): it for before, after in (*of_towers, *beside) for it in _grown_tables(before, after)}
     _assign_rest(
         _rest(old, {id(it.old.embeddings) for it in grown.values()} | _of(it.old for it in held)),
         _rest(new, {id(it.new.embeddings) for it in grown.values()} | _of(it.new for it in held)),
@@ -144,7 +208,8 @@ def carry_over(
             for towers in copies:
                 _start_from_sides(view, towers, grown)
     if old.compiled and old.optimizer is not None:
-        tables = [table for _, tower in copies[0] for table in _tables(tower).values()]
+        trained = [*(tower.encoder for _, tower in copies[0]), *(encoder for _, encoder in beside)]
+        tables = [table for encoder in trained for table in _tables(encoder).values()]
         own = {id(part) for table in tables for part in table.parts()}  # those of others have no slots
         _carry_optimizer(old, new, [it for it in grown.values() if id(it.new) in own])
 
@@ -182,13 +247,12 @@ class _Grown:
     trained: Array
 
 
-def _tables(tower: Tower) -> dict[str, Table]:
-    """Return a tower's embedding tables by feature."""
-    encoders = tower.encoder.encoders
-    return {it.name: encoders[it.name].table for it in tower.features if it.kind == "categorical"}
+def _tables(encoder: FeatureEncoder) -> dict[str, Table]:
+    """Return an encoder's embedding tables by feature."""
+    return {it.name: encoder.encoders[it.name].table for it in encoder.features if it.kind == "categorical"}
 
 
-def _grown_tables(before: Tower, after: Tower) -> list[_Grown]:
+def _grown_tables(before: FeatureEncoder, after: FeatureEncoder) -> list[_Grown]:
     old, new = _tables(before), _tables(after)
     grown = []
     for name, now in new.items():
@@ -255,7 +319,7 @@ def _start_from_sides(source: Source, towers: Iterable[tuple[Tower, Tower]], gro
         found = " and ".join(f'"{it.name}"' for _, it in ids) or "none"
         raise DataError(f"{source.name}: expected a table of one id and its side features; its ids are {found}")
     tower, key = ids[0]
-    schema, made = tower.schema, _tables(tower)[key.name]
+    schema, made = tower.schema, _tables(tower.encoder)[key.name]
     if isinstance(made, QuotientRemainderTable):
         raise ConfigError(
             f'{source.name}: the table of "{key.name}" is compressed, so that a new id has no row of its own to begin with'
@@ -296,52 +360,12 @@ def _is_id(feature: Feature) -> bool:
 def _encoded(source: Source, tower: Tower, key: Feature, names: Sequence[str]) -> tuple[Array, Array]:
     """Return the table row of each id, [n], and its side features as they enter the tower, [n, width] float64."""
     features = tower.schema.select_by_name(names).features
-    tables = {tower.schema[name].table: table for name, table in _tables(tower).items()}
+    tables = {tower.schema[name].table: table for name, table in _tables(tower.encoder).items()}
     encoder = FeatureEncoder(tower.schema, features, tables, tower.options, dtype="float32")
     batches = read_parquet(source, tower.schema, batch_size=BATCH_SIZE, features=[key.name, *names])
     with data_errors():
         pairs = [(batch[encoded_name(key.name)].numpy(), encoder(batch).numpy()) for batch in batches]
     return np.concatenate([it for it, _ in pairs]), np.concatenate([it for _, it in pairs]).astype(np.float64)
-
-
-def ridge(inputs: Array, outputs: Array, queries: Array) -> Array:
-    """Return what a ridge regression from inputs to outputs predicts for queries, [q, dim].
-
-    `min_W |Y - X W|^2 + n a |W|^2` with X and Y around their means and X in units of its deviations. The penalty a is the
-    one with the least generalized cross-validation error, `|Y - Y'|^2 / (n - df)^2`: inputs that say nothing of the
-    outputs get a heavy one, and the prediction is the mean.
-
-    Args:
-        inputs: X, [n, width], n >= 2.
-        outputs: Y, [n, dim].
-        queries: [q, width].
-
-    Source:
-        Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter",
-        Technometrics 1979.
-
-    Example:
-        >>> x = np.arange(9.0)[:, np.newaxis]
-        >>> ridge(x, 3 * x + 1, np.array([[20.0]])).round(2).tolist()
-        [[61.0]]
-    """
-    mean, scale, middle = inputs.mean(axis=0), inputs.std(axis=0), outputs.mean(axis=0)
-    scale = np.where(scale > 1e-9 * np.abs(mean) + 1e-12, scale, np.inf)  # what is the same everywhere says nothing
-    x, y = (inputs - mean) / scale, (outputs - middle).astype(np.float64)
-    n = len(x)
-    squares, axes = np.linalg.eigh(x.T @ x)  # [width], [width, width]
-    squares = np.maximum(squares, 0.0)
-    along = axes.T @ (x.T @ y)  # [width, dim]
-    energy = (along**2).sum(axis=1)  # [width]
-    errors = []
-    for penalty in n * PENALTIES:
-        shrunk = squares + penalty
-        residual = (y**2).sum() - (energy * (squares + 2 * penalty) / shrunk**2).sum()
-        errors.append(max(residual, 0.0) / (n - 1 - (squares / shrunk).sum()) ** 2)
-    penalty = n * PENALTIES[int(np.argmin(errors))]
-    weights = axes @ (along / (squares + penalty)[:, np.newaxis])  # [width, dim]
-    predicted: Array = middle + (queries - mean) / scale @ weights
-    return predicted
 
 
 # -- variables --------------------------------------------------------------------------------------------------------
@@ -367,8 +391,9 @@ def _assign_rest(old: Sequence[Any], new: Sequence[Any], owner: str) -> None:
 
 def _carry_optimizer(old: keras.Model, new: keras.Model, grown: Sequence[_Grown]) -> None:
     """Give the new model's optimizer the old one's state; slots of new rows stay as a fresh optimizer has them."""
-    if not old.optimizer.built:
-        old.optimizer.build(old.trainable_variables)  # as fit would
+    for model in (old, new):
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)  # as fit would
     slots, fresh = (
         [_slots(model.optimizer, table) for table in tables]
         for model, tables in ((old, [it.old for it in grown]), (new, [it.new for it in grown]))

@@ -18,25 +18,10 @@ from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 
-__all__ = ["BATCH_SIZE", "Epochs", "Inputs", "refuse_arguments"]
+__all__ = ["BATCH_SIZE", "Epochs", "Inputs"]
 
 BATCH_SIZE = 1024
 """Rows a batch where none is asked for: each is a negative of the others, so more than Keras's 32."""
-
-_REPLACED = {
-    "y": "positives and targets are columns of x, by the schema's tags: leave y out",
-    "sample_weight": "a row's weight is a column of x: give its feature the tag weight",
-    "class_weight": "there are no classes: give a feature of x the tag weight",
-    "validation_split": "the last rows of a table are no fair sample of it: pass validation_data=…",
-}
-"""Arguments of Keras that a table by the schema replaces, and by what."""
-
-
-def refuse_arguments(given: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where an argument of Keras is given that the schema replaces."""
-    problems = [f"{name}=…: {instead}" for name, instead in _REPLACED.items() if given.get(name) is not None]
-    if problems:
-        raise ConfigError(*problems)
 
 
 @dataclass(frozen=True)

@@ -3,57 +3,59 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from schemaflow.data.dataset import data_errors, read_parquet
+from schemaflow.arguments import (
+    check_compilable,
+    check_compile_arguments,
+    check_fit_arguments,
+    check_layers,
+    check_names,
+    check_sides,
+    listed,
+    refuse_unused,
+    table_of_items,
+)
+from schemaflow.data.dataset import data_errors
 from schemaflow.data.encode import Array
-from schemaflow.data.join import as_side_table, read_ids, read_raw, refuse_repeated
-from schemaflow.errors import ConfigError, DataError, suggest
+from schemaflow.data.join import as_side_table, read_raw
+from schemaflow.errors import ConfigError
 from schemaflow.export import Recommender, check_target, export
 from schemaflow.features.catalogue import ItemCatalogue, read_catalogue
-from schemaflow.features.encoders import build_tables, options_config, options_from_config
+from schemaflow.features.encoders import build_tables
 from schemaflow.features.histories import checked_history
 from schemaflow.features.kinds import Tensors
-from schemaflow.features.known import KnownPositives, history_named, read_known_positives, user_id
+from schemaflow.features.known import known_of
 from schemaflow.features.tables import EmbeddingOptions, describe_tables, table_specs
 from schemaflow.features.unseen import UnseenRows
-from schemaflow.growth import Held, carry_over, keep_frozen, keep_widths, refuse_breaks
-from schemaflow.index import BruteForce, Index
-from schemaflow.inputs import Epochs, Inputs, refuse_arguments
+from schemaflow.growth import grown
+from schemaflow.index import Index
+from schemaflow.inputs import Epochs, Inputs
 from schemaflow.interests import nearest_interest
 from schemaflow.items import AllItems
-from schemaflow.layers.copies import unbuilt
 from schemaflow.layers.norm import L2Norm
-from schemaflow.layers.prefix import Prefix
+from schemaflow.model_config import arguments_of, config_of
 from schemaflow.negatives import Negatives, correction_of, samplers_of
-from schemaflow.optimizers import LossScaleOptimizer, optimizer_of
+from schemaflow.optimizers import optimizer_of, with_scaled_loss
 from schemaflow.registry import register
-from schemaflow.sampling import Candidates, Sampler
-from schemaflow.schema.feature import Feature
+from schemaflow.sampling import Sampler
 from schemaflow.schema.schema import Schema, SchemaLike, as_schema
 from schemaflow.schema.sides import sides_of
-from schemaflow.schema.sources import Source, TableLike
-from schemaflow.schema.tags import Tags, is_side, parse_tag
-from schemaflow.tasks import Debiasing, Ranker, RetrievalTask, Step, Task, bound, refuse_twins
-from schemaflow.tasks.targets import RESERVED
-from schemaflow.towers import Tower, fresh_copy
+from schemaflow.schema.sources import TableLike
+from schemaflow.schema.tags import Tags, parse_tag
+from schemaflow.state import restored, state_of
+from schemaflow.steps import QUERY_INPUTS, Steps
+from schemaflow.tasks import Ranker, RetrievalTask, Step, Task
+from schemaflow.tasks.admission import Terms, admitted, tasks_of
+from schemaflow.towers import fresh_copy, two_towers
+from schemaflow.truncation import truncated
+from schemaflow.vectors import EMBED_ROWS, Vectors
 
 __all__ = ["TwoTowerModel"]
-
-L2_TEMPERATURE = 0.07
-"""Where a learned temperature begins for vectors of length one, whose scores end at 1."""
-
-QUERY_INPUTS = "query_inputs"
-"""The key of what the query tower's block is given, among what a model that has use for it returns when it is called."""
-
-EMBED_ROWS = 4096
-"""Rows that become vectors at a time."""
 
 
 @register("model", "two-tower")
@@ -139,37 +141,17 @@ class TwoTowerModel(keras.Model):
     ) -> None:
         correction, l2_normalize = correction_of(kwargs.pop("correction", "log_q")), kwargs.pop("l2_normalize", False)
         candidates, known_positives = kwargs.pop("candidates", None), kwargs.pop("known_positives", None)
-        debiasing, history = _listed(kwargs.pop("debiasing", ())), kwargs.pop("history", None)
-        known = (
-            "candidates",
-            "correction",
-            "debiasing",
-            "dtype",
-            "history",
-            "known_positives",
-            "l2_normalize",
-            "name",
-            "trainable",
-        )
-        if unknown := [name for name in kwargs if name not in known]:
-            raise ConfigError(
-                *(
-                    f'TwoTowerModel has no argument "{it}"{suggest(it, known)} (beside the named: {", ".join(known)})'
-                    for it in unknown
-                )
-            )
+        debiasing, history = listed(kwargs.pop("debiasing", ())), kwargs.pop("history", None)
+        check_names(kwargs)
         super().__init__(**kwargs)
         self._judged = False
         self.retrieval: RetrievalTask | None = None
         self.ranker: Ranker | None = None
         schema = as_schema(schema)
         query_tower_tag, item_tower_tag = parse_tag(query_tower_tag), parse_tag(item_tower_tag)
-        _check_sides(query_tower_tag, item_tower_tag)
+        check_sides(query_tower_tag, item_tower_tag)
         sides = sides_of(schema, query_tower_tag, item_tower_tag)
-        _check_layer("query_tower", query_tower)
-        for argument, layer in (("item_tower", item_tower), ("post", post)):
-            if layer is not None:
-                _check_layer(argument, layer)
+        check_layers(query_tower, item_tower=item_tower, post=post)
         if not isinstance(l2_normalize, bool):
             raise ConfigError(f"l2_normalize is {l2_normalize!r}; expected True or False")
         if not isinstance(embedding_options, EmbeddingOptions):
@@ -179,106 +161,52 @@ class TwoTowerModel(keras.Model):
             "item_tower_tag": str(item_tower_tag),
             "l2_normalize": l2_normalize,
         }
-        self.schema, self.sides = schema, sides
+        self.schema: Schema = schema
+        self.sides = sides
         self.embedding_options = embedding_options
         self.post = post
         self.history_encoder = checked_history(history, sides)
         self._add_towers(query_tower, fresh_copy(query_tower) if item_tower is None else item_tower, l2_normalize)
-        if prediction_tasks is None:
-            start = L2_TEMPERATURE if l2_normalize and logits_temperature == "learned" else 1.0
-            tasks: list[Task] = [RetrievalTask(loss=loss, temperature=logits_temperature, initial_temperature=start)]
-        elif logits_temperature != 1.0 or loss != "categorical_crossentropy":
-            raise ConfigError(
-                "loss and logits_temperature configure the default RetrievalTask; with prediction_tasks, set them in a RetrievalTask there"
-            )
-        else:
-            tasks = _listed(prediction_tasks)
-        self._add_terms(tasks, debiasing)
+        tasks = tasks_of(prediction_tasks, loss, logits_temperature, l2_normalize)
+        self._add_terms(admitted(tasks, debiasing, schema, sides))
         self._add_negatives(samplers, correction, candidates, known_positives)
-        self._add_encoders()
+        for task in self.tasks:
+            task.taken = True
         self.built = True
-
-    def _add_encoders(self) -> None:
-        """Trace what gives vectors once for each side; a function made in the loop would be traced at each call."""
-        # as Keras traces its steps; AutoGraph's parsing, besides, fails beside that of a traceback in a reader's thread
-        traced = partial(tf.function, reduce_retracing=True, autograph=False)
-        self._encode_query = traced(lambda batch: tf.cast(self.query_tower(batch), tf.float32))
-        self._encode_inputs = traced(lambda batch: tf.cast(self.query_tower.inputs_of(batch), tf.float32))
-        self._encode_candidate = traced(lambda batch: tf.cast(self.item_tower(batch), tf.float32))
 
     def _add_towers(self, query: keras.layers.Layer, item: keras.layers.Layer, l2_normalize: bool) -> None:
         """Make the towers around their blocks, with the tables that the features of both share."""
-        schema, sides, post = self.schema, self.sides, self.post
+        schema, sides = self.schema, self.sides
         inputs = schema.select_by_name([feature.name for feature in (*sides.query, *sides.item)])
         inputs.require_fitted()
         tables = build_tables(inputs, self.embedding_options)
         self._unseen = UnseenRows(schema, tables)
         norms = [L2Norm(dtype=self.dtype_policy)] if l2_normalize else []
-        shared: dict[str, Any] = {
-            "options": self.embedding_options,
-            "post": norms if post is None else [post, *norms],
-            "tables": tables,
-            "dtype": self.dtype_policy,
-        }
-        self.query_tower = Tower(
-            schema, [it.name for it in sides.query], query, name="query_tower", history=self.history_encoder, **shared
+        self.query_tower, self.item_tower = two_towers(
+            schema,
+            sides,
+            (query, item),
+            tables,
+            history=self.history_encoder,
+            options=self.embedding_options,
+            post=norms if self.post is None else [self.post, *norms],
+            dtype=self.dtype_policy,
         )
-        self.item_tower = Tower(schema, [it.name for it in sides.item], item, name="item_tower", **shared)
-        if self.item_tower.interests is not None:
-            raise ConfigError(
-                f"the item tower gives {self.item_tower.interests} vectors for each item; only queries may have several: pass"
-                " an item_tower of its own, which ends in [batch, dim]"
-            )
-        if self.query_tower.dim != self.item_tower.dim:
-            raise ConfigError(
-                f"the query tower gives vectors of width {self.query_tower.dim}, the item tower of width {self.item_tower.dim};"
-                " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
-            )
+        self._vectors = Vectors(schema, sides, self.query_tower, self.item_tower)
 
-    def _add_terms(self, tasks: list[Task], debiasing: list[Debiasing]) -> None:
+    def _add_terms(self, terms: Terms) -> None:
         """Take the terms of the loss, and the features that they read beside the towers'."""
-        if not tasks or not all(isinstance(task, Task) for task in tasks):
-            raise ConfigError(
-                f"prediction_tasks is {tasks!r}; expected a RetrievalTask, a RegressionTask, …, or a list"
-            )
-        if wrong := [it for it in debiasing if not isinstance(it, Debiasing)]:
-            raise ConfigError(f"debiasing holds {wrong[0]!r}; expected PositionDebiasing(), …, or a list of them")
-        retrieval = [task for task in tasks if isinstance(task, RetrievalTask)]
-        if len(retrieval) > 1:
-            raise ConfigError(f"prediction_tasks holds {len(retrieval)} RetrievalTasks; expected one at most")
-        self.tasks, self.debiasing = tasks, debiasing
-        self.retrieval = retrieval[0] if retrieval else None
+        self.tasks, self.debiasing = terms.tasks, terms.debiasing
+        self.retrieval, self.ranker = terms.retrieval, terms.ranker
         if self.retrieval is not None:
             self.retrieval.expect(self.query_tower.dim, self._arguments["l2_normalize"])
-        rankers = [task for task in tasks if isinstance(task, Ranker)]
-        if len(rankers) > 1:
-            names = " and ".join(type(it).__name__ for it in rankers)
-            raise ConfigError(f"prediction_tasks holds {names}; expected one second stage at most, which is served")
-        self.ranker = rankers[0] if rankers else None
-        beside = bound([*tasks, *debiasing], self.schema, self.sides)
-        refuse_twins([*tasks, *debiasing])
-        if taken := [it for it in (*tasks, *debiasing) if it is not self.retrieval and it.name in RESERVED]:
-            kind, name = type(taken[0]).__name__, taken[0].name
-            raise ConfigError(
-                f'{kind} cannot be named "{name}": predict and fit use that themselves; pass another name'
-            )
-        several = self.retrieval is not None and len(tasks) + len(debiasing) > 1  # else the loss is the one task's
-        self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None
-        for term in debiasing:
-            if term.built:
-                raise ConfigError(
-                    f'the debiasing "{term.name}" belongs to another model; pass a {type(term).__name__} of its own to each'
-                )
-            term.begin(self.query_tower.dim)
-        own = [term.encoder for term in (*tasks, *debiasing) if term.encoder is not None]
+        several = self.retrieval is not None and len(self.tasks) + len(self.debiasing) > 1
+        self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None  # else the loss says it
+        terms.begin(self.query_tower, self.item_tower)
+        own = [term.encoder for term in (*self.tasks, *self.debiasing) if term.encoder is not None]
         encoders = (self.query_tower.encoder, self.item_tower.encoder, *own)
-        self._inputs = Inputs(self.schema, self.sides, beside, encoders)
-        self._reads_inputs = any(task.reads_inputs for task in tasks)
-        probe = tf.zeros((2, self.query_tower.dim))
-        inputs = tf.zeros((2, *self.query_tower.encoder.shape))
-        for task in tasks:
-            task.predictions(probe, probe, inputs)  # makes the weights of those that predict
-            task.begin(self.query_tower, self.item_tower, tasks)
+        self._inputs = Inputs(self.schema, self.sides, terms.beside, encoders)
+        self._reads_inputs = any(task.reads_inputs for task in self.tasks)
 
     def _add_negatives(
         self, given: Sequence[Sampler | str], correction: Any, candidates: Any, known_positives: Any
@@ -289,42 +217,43 @@ class TwoTowerModel(keras.Model):
         if self.retrieval is None:
             unused = {
                 "samplers": given or None,
-                "known_positives": known_positives,
                 "debiasing": self.debiasing or None,
+                "known_positives": known_positives,
             }
-            _refuse_unused(**unused, candidates=None if reaching else candidates)
+            refuse_unused(**unused, candidates=None if reaching else candidates)
         samplers = samplers_of(given)
-        metrics = [] if self.retrieval is None else self.retrieval.factorized_metrics
-        tables = [metric.candidates for metric in metrics if metric.needs_encoding and metric.candidates is not None]
-        if candidates is not None and tables:
-            raise ConfigError("both the model and FactorizedTopK are given candidates; leave those of the metric out")
-        if len(tables) > 1:
-            raise ConfigError("several FactorizedTopK are given candidates; pass candidates= to the model instead")
-        table = tables[0] if tables else candidates
-        wanted = reaching or any(it.needs_catalogue for it in samplers) or any(it.needs_encoding for it in metrics)
+        metrics = [] if self.retrieval is None else self.retrieval.encoded_metrics
+        table = table_of_items(candidates, metrics)
         self._holds_table = table is not None  # else the catalogue is the schema's vocabulary, and grows with it
         self.catalogue: ItemCatalogue | None = None
         if isinstance(table, ItemCatalogue):
             self.catalogue = table
-        elif wanted or table is not None:
+        elif table is not None or reaching or metrics or any(it.needs_catalogue for it in samplers):
             self.catalogue = read_catalogue(table, schema, sides)
         self._items = (
             AllItems(self.catalogue, self._embed_items, self.item_tower.dim)
             if reaching and self.catalogue is not None
             else None
         )
-        self.known_in = history_named(known_positives, sides)
-        self.known_positives: KnownPositives | None = None
-        if isinstance(known_positives, KnownPositives):
-            self.known_positives = known_positives
-        elif known_positives is not None and self.known_in is None:
-            self.known_positives = read_known_positives(known_positives, schema, sides)
+        self.known_in, self.known_positives = known_of(known_positives, schema, sides)
         self.correction = correction
         self.negatives = Negatives(
             schema, sides, samplers, correction, self.catalogue, self.query_tower.dim, name="negatives"
         )
         if self.known_in is not None:
             self.negatives.supports_jit = False  # lists of any length
+        self._steps = Steps(
+            inputs=self._inputs,
+            query_tower=self.query_tower,
+            item_tower=self.item_tower,
+            negatives=self.negatives,
+            embed=self._embed_items,
+            items=self._items,
+            known_in=self.known_in,
+            known_positives=self.known_positives,
+            retrieval=self.retrieval,
+            ranker=self.ranker,
+        )
 
     # -- Keras's hooks --------------------------------------------------------------------------------------------
 
@@ -370,7 +299,9 @@ class TwoTowerModel(keras.Model):
         # taken before the item tower sees other items, for Keras forgets them then
         losses += [tf.cast(it, tf.float32) for it in self.losses]
         for task in beyond:
+            before = task.added()
             loss = task.loss_in(step)
+            losses += [*task.added(), *(-it for it in before)]  # what its layers add now, in place of what they did
             if task is self.retrieval and self._retrieval_mean is not None:
                 self._retrieval_mean.update_state(loss, sample_weight=tf.shape(step.query)[0])
             losses.append(task.loss_weight * loss)
@@ -378,49 +309,12 @@ class TwoTowerModel(keras.Model):
 
     def _step(self, x: Tensors, outputs: Mapping[str, tf.Tensor], sample_weight: Any, training: bool) -> Step:
         """Return what terms read of a batch."""
-        query, candidate = outputs["query"], outputs["candidate"]
-        ids = tf.cast(self.item_tower.encoder.rows(self.sides.item_id.name, x), tf.int64)  # [batch]
-        weights = self._inputs.weights(x, sample_weight)
-
-        def sampled() -> Candidates:
-            embed = partial(self._embed_items, training=training)
-            return self.negatives.of(candidate, ids, embed, training, compact=not self.jit_compile)
-
-        return Step(
-            inputs=x,
-            query=nearest_interest(query, candidate),
-            interests=query if self.query_tower.interests is not None else None,
-            query_inputs=outputs.get(QUERY_INPUTS),
-            candidate=candidate,
-            ids=ids,
-            weights=weights,
-            worth=self._inputs.worth(x, weights),
-            training=training,
-            column=partial(self._inputs.column, x=x),
-            sampled=sampled,
-            known=partial(self._known, x),
-            items=None if self._items is None else self._items.seen(training),
-            temperature=1.0 if self.retrieval is None else self.retrieval.divisor(),
-            encoded_queries=partial(self.query_tower.encoder.encoded, x),
-            encoded_items=partial(self.item_tower.encoder.encoded, x),
-            ranker=self.ranker,
-        )
+        return self._steps.of(x, outputs, sample_weight, training, compact=not self.jit_compile)
 
     def _embed_items(self, positions: tf.Tensor, training: bool) -> tf.Tensor:
         """Return the vectors of items at positions of the catalogue, [n, dim]."""
         assert self.catalogue is not None, "positions are of a catalogue"
         return self.item_tower(self.catalogue.features(positions), training=training)
-
-    def _known(self, x: Tensors) -> tf.RaggedTensor | None:
-        """Return the items that are no negatives of a row, [batch, None] int64."""
-        if self.known_in is not None:
-            lists = self.query_tower.encoder.rows(self.known_in.name, x)
-            lists = tf.cast(lists, tf.int64)
-            reserved = self.schema.domains[self.known_in.table].reserved  # rows of no one item
-            return tf.ragged.boolean_mask(lists, lists >= reserved)
-        if self.known_positives is None:
-            return None
-        return self.known_positives(self.query_tower.encoder.rows(user_id(self.sides).name, x))
 
     def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """Set the optimizer, and Keras's other options.
@@ -434,36 +328,25 @@ class TwoTowerModel(keras.Model):
         is a list.
 
         Raises:
-            ConfigError: A loss, weights of losses or metrics are given: they are the tasks' own.
+            ConfigError: A loss, weights of losses or metrics are given: they are the tasks' own. Or what XLA cannot compile, a
+                history or a task's Python function, is to be compiled by it.
         """
-        if loss is not None:
-            raise ConfigError("compile(loss=…): the loss is the task's; pass it to the model, TwoTowerModel(…, loss=…)")
-        if kwargs.get("loss_weights") is not None:
-            raise ConfigError("compile(loss_weights=…): a task carries its own weight; pass it loss_weight=…")
-        if metrics is not None or kwargs.get("weighted_metrics") is not None:
-            raise ConfigError(
-                "compile(metrics=…): rank metrics need the whole catalogue; call schemaflow.evaluate(model, …), or have a"
-                " RetrievalTask(metrics=FactorizedTopK(…)) among the prediction_tasks"
-            )
+        check_compile_arguments(kwargs | {"loss": loss, "metrics": metrics})
         if kwargs.get("jit_compile", "auto") == "auto" and not tf.config.list_physical_devices("GPU"):
             kwargs["jit_compile"] = False
-        # what XLA cannot compile is the encoding of raw values, and fit, evaluate and predict have that done beforehand
-        if kwargs.get("jit_compile") is True and self.history_encoder is not None:
-            raise ConfigError("compile(jit_compile=True): XLA compiles no histories of any length; leave it out")
         if kwargs.get("jit_compile") is True:
+            check_compilable(self.history_encoder is not None, self.tasks)
+            # what else it cannot compile, the encoding of raw values, fit, evaluate and predict have done beforehand
             self.query_tower.assume_encoded()
             self.item_tower.assume_encoded()
         optimizer = optimizer_of(optimizer)
-        scaled = kwargs.get("auto_scale_loss", True) and self.dtype_policy.name == "mixed_float16"
-        if scaled and optimizer is not None and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = LossScaleOptimizer(keras.optimizers.get(optimizer), name="loss_scale_optimizer")
+        if kwargs.get("auto_scale_loss", True) and self.dtype_policy.name == "mixed_float16":
+            optimizer = with_scaled_loss(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile a reloaded model as it was, so that training goes on."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
 
     def get_compile_config(self) -> Any:
         """Return what `compile` was given."""
@@ -498,7 +381,7 @@ class TwoTowerModel(keras.Model):
             ConfigError: `y` is given, or weights or a split that Keras can make of arrays alone.
             DataError: A table is not readable, lacks a column, or holds what does not fit its feature.
         """
-        refuse_arguments(kwargs | {"y": y, "validation_split": kwargs.get("validation_split") or None})
+        check_fit_arguments(kwargs | {"y": y, "validation_split": kwargs.get("validation_split") or None})
         epochs = Epochs(self._prepare_epoch, self._unseen, self._end_epoch)
         train = self._inputs.dataset(x, batch_size, tables, seed=(lambda: epochs.seed) if shuffle else None)
         if isinstance(validation_data, tf.data.Dataset):
@@ -518,7 +401,7 @@ class TwoTowerModel(keras.Model):
         self, x: Any = None, y: Any = None, batch_size: int | None = None, *, tables: Any = None, **kwargs: Any
     ) -> Any:
         """Return the loss, and what the tasks' metrics say. More about ranks says `schemaflow.evaluate`."""
-        refuse_arguments(kwargs | {"y": y})
+        check_fit_arguments(kwargs | {"y": y})
         dataset = self._inputs.dataset(x, batch_size, tables)
         with data_errors(), self._judging():
             return super().evaluate(dataset, **kwargs)
@@ -561,15 +444,10 @@ class TwoTowerModel(keras.Model):
 
     def encode_candidates(self) -> None:
         """Give the metrics and tasks that look at the whole catalogue its vectors, as they are now."""
-        waiting = (
-            [] if self.retrieval is None else [it for it in self.retrieval.factorized_metrics if it.needs_encoding]
-        )
+        waiting = [] if self.retrieval is None else self.retrieval.encoded_metrics
         if self.catalogue is None or not (waiting or self._items):
             return
-        starts = range(0, self.catalogue.size, EMBED_ROWS)
-        positions = (np.arange(it, min(it + EMBED_ROWS, self.catalogue.size)) for it in starts)
-        found = [self._encode_candidate(self.catalogue.features(tf.constant(it))) for it in positions]
-        vectors = tf.concat(found, axis=0)
+        vectors = self._vectors.of_catalogue(self.catalogue)
         if self._items is not None:
             self._items.take(vectors)
         for metric in waiting:
@@ -594,28 +472,17 @@ class TwoTowerModel(keras.Model):
             batch_size: Rows at a time.
             tables: The folder of the side tables, where it is not that of `queries`.
         """
-        return self._embed(self._encode_query, self.sides.query, queries, batch_size, tables)
+        return self._vectors.queries(queries, batch_size, tables)
 
     def candidate_embeddings(
         self, candidates: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None
     ) -> Array:
         """Return the vectors of items, [n, dim] float32, like `query_embeddings`."""
-        return self._embed(self._encode_candidate, self.sides.item, candidates, batch_size, tables)
+        return self._vectors.items(candidates, batch_size, tables)
 
     def query_inputs(self, queries: Any, batch_size: int = EMBED_ROWS, *, tables: str | Path | None = None) -> Array:
         """Return what the query tower's block is given, and a ranker is too, [n, width] float32, like `query_embeddings`."""
-        return self._embed(self._encode_inputs, self.sides.query, queries, batch_size, tables)
-
-    def _embed(
-        self, encode: Any, features: Sequence[Feature], x: Any, batch_size: int, tables: str | Path | None
-    ) -> Array:
-        if not isinstance(x, tf.data.Dataset):
-            names = [feature.name for feature in features]
-            for key in (it for it in features if it.has(Tags.ID)):
-                x = as_side_table(x, self.schema, key)
-            x = read_parquet(x, self.schema, batch_size=batch_size, tables=tables, features=names)
-        with data_errors():
-            return np.concatenate([encode(batch).numpy() for batch in x])
+        return self._vectors.query_inputs(queries, batch_size, tables)
 
     def to_index(
         self,
@@ -636,61 +503,8 @@ class TwoTowerModel(keras.Model):
         Raises:
             DataError: An item stands twice, or lacks its id.
         """
-        made = self._indexed(as_side_table(candidates, self.schema, self.sides.item_id), index, k, tables)
+        made = self._vectors.indexed(as_side_table(candidates, self.schema, self.sides.item_id), index, k, tables)
         made.query_model = self.query_tower
-        return made
-
-    def _indexed(self, source: Source, index: Index | None, k: int | None, tables: str | Path | None) -> Index:
-        ids = read_ids(source, self.sides.item_id)
-        refuse_repeated(ids, self.sides.item_id, source)
-        vectors = self.candidate_embeddings(source, tables=tables)
-        if not np.isfinite(vectors).all():
-            raise DataError(
-                "the items' vectors are not finite: the training diverged; lower the learning rate and train again"
-            )
-        index = BruteForce() if index is None else index
-        index.k = index.k if k is None else k
-        return index.index(vectors, ids.to_numpy(zero_copy_only=False))
-
-    def truncated(self, dim: int) -> "TwoTowerModel":
-        """Return the model of the first `dim` numbers of this one's vectors, to evaluate, index and export as any other.
-
-        It finds nearly as well where this one was trained with `RetrievalTask(matryoshka_dims=(dim, …))`, and its index
-        takes so much less. Its towers hold copies of the weights; with `l2_normalize` they end in vectors of length one.
-        Of the tasks it has retrieval alone, since others read whole vectors, and it is not compiled.
-
-        Raises:
-            ConfigError: `dim` is no integer from 1 to the vectors' width.
-
-        Example:
-            >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
-            ... version: 1
-            ... features:
-            ...   user_id: {dtype: int64, tags: [user, id], cardinality: 5}
-            ...   item_id: {dtype: int64, tags: [item, id], cardinality: 9}
-            ... '''})
-            >>> task = RetrievalTask(matryoshka_dims=[16, 32])
-            >>> model = TwoTowerModel(schema, keras.layers.Dense(64), prediction_tasks=task)
-            >>> model.truncated(16).query_embeddings({"user_id": [3]}).shape
-            (1, 16)
-        """
-        arguments = self._arguments_of(self.get_config())
-        config = (RetrievalTask() if self.retrieval is None else self.retrieval).get_config()
-        dims = [it for it in config["matryoshka_dims"] if it < dim]
-        task = RetrievalTask.from_config(config | {"matryoshka_dims": dims})
-        made = type(self)(
-            **arguments
-            | {"debiasing": (), "samplers": (), "known_positives": None}  # what only training needs
-            | {"candidates": self.catalogue if self._holds_table else None}  # a config holds no items
-            | {"post": Prefix(dim, of=arguments["post"], dtype=self.dtype_policy), "prediction_tasks": task}
-        )
-        pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = [
-            (self.query_tower, made.query_tower),
-            (self.item_tower, made.item_tower),
-        ]
-        for old, new in pairs if self.retrieval is None else [*pairs, (self.retrieval, task)]:
-            for it, other in zip(old.variables, new.variables, strict=True):
-                other.assign(it)
         return made
 
     def export(
@@ -721,11 +535,11 @@ class TwoTowerModel(keras.Model):
         check_target(path)  # before minutes of work, not after
         source = as_side_table(candidates, self.schema, self.sides.item_id)
         raw = read_raw(source, self.schema, (*self.sides.item, *self.sides.filters), tables)
-        made = self._indexed(source, index, k, tables)  # without the tower, which the bundle keeps itself
+        made = self._vectors.indexed(source, index, k, tables)  # without the tower, which the bundle keeps itself
         towers = (self.query_tower, self.item_tower)
         return export(path, self.schema, self.sides, *towers, made, raw, report, self.ranker)
 
-    # -- growing --------------------------------------------------------------------------------------------------
+    # -- models made of this one ----------------------------------------------------------------------------------
 
     def grow(
         self, schema: SchemaLike, *tables: TableLike, candidates: TableLike | None = None, known_positives: Any = None
@@ -763,61 +577,46 @@ class TwoTowerModel(keras.Model):
             >>> model.schema.rows("item_id"), model.schema.vocabulary("user_id").to_pylist()
             (6, ['ann', 'bob', 'carol'])
         """
-        schema, towers = as_schema(schema), (self.query_tower, self.item_tower)
-        refuse_breaks(self.schema, schema)
-        options = keep_widths(self.embedding_options, towers)
-        arguments = self._arguments_of(self.get_config()) | {"schema": schema, "embedding_options": options}
-        old = self.known_positives
-        if known_positives is not None:
-            arguments["known_positives"] = known_positives
-        elif old is not None:
-            arguments["known_positives"] = KnownPositives(schema.rows(user_id(self.sides).table), old.pairs)
-        if candidates is not None:
-            arguments["candidates"] = candidates
-        grown = type(self)(**arguments)
-        for now, before in zip((*grown.tasks, *grown.debiasing), (*self.tasks, *self.debiasing), strict=True):
-            now.continue_from(before)
-        pairs = list(zip(towers, (grown.query_tower, grown.item_tower), strict=True))
-        held = [
-            Held(self.catalogue, grown.catalogue, kept=self._holds_table and candidates is None),
-            Held(old, grown.known_positives, kept=known_positives is None),
-            Held(self.negatives.frequency, grown.negatives.frequency),
-        ]
-        copies = [
-            list(zip(before.towers, now.towers, strict=True))
-            for before, now in zip(self.tasks, grown.tasks, strict=True)
-            if before.towers
-        ]
-        keep_frozen(self, grown, [*pairs, *(it for copy in copies for it in copy)], held)
-        if self.compiled:
-            grown.compile_from_config(self.get_compile_config())
-        carry_over(self, grown, [pairs, *copies], tables, held)
-        grown._unseen.carry(self._unseen)
-        return grown
+        made: TwoTowerModel = grown(self, as_schema(schema), tables, candidates, known_positives)
+        made._unseen.carry(self._unseen)
+        return made
+
+    def truncated(self, dim: int) -> "TwoTowerModel":
+        """Return the model of the first `dim` numbers of this one's vectors, to evaluate, index and export as any other.
+
+        It finds nearly as well where this one was trained with `RetrievalTask(matryoshka_dims=(dim, …))`, and its index
+        takes so much less. Its towers hold copies of the weights; with `l2_normalize` they end in vectors of length one.
+        Of the tasks it has retrieval alone, since others read whole vectors, and it is not compiled.
+
+        Raises:
+            ConfigError: `dim` is no integer from 1 to the vectors' width.
+
+        Example:
+            >>> schema = Schema.from_config({"fitted": {}, "yaml": '''
+            ... version: 1
+            ... features:
+            ...   user_id: {dtype: int64, tags: [user, id], cardinality: 5}
+            ...   item_id: {dtype: int64, tags: [item, id], cardinality: 9}
+            ... '''})
+            >>> task = RetrievalTask(matryoshka_dims=[16, 32])
+            >>> model = TwoTowerModel(schema, keras.layers.Dense(64), prediction_tasks=task)
+            >>> model.truncated(16).query_embeddings({"user_id": [3]}).shape
+            (1, 16)
+        """
+        made: TwoTowerModel = truncated(self, dim)
+        return made
 
     # -- looking and saving ---------------------------------------------------------------------------------------
 
     def save_own_variables(self, store: Any) -> None:
-        """Save where the random generators are, such as dropout's, and which rows go untrained: Keras does not, and training could not go on."""
+        """Save the weights that are the model's own, and what it remembers beside them."""
         super().save_own_variables(store)
-        for place, state in enumerate(self._generators()):
-            store[f"generator_{place}"] = state
-        for name, remembered in self._unseen.state.items():
+        for name, remembered in state_of(self, self._unseen).items():
             store[name] = remembered
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved; the optimizer's slots are there to be loaded after it."""
-        if self.compiled and self.optimizer is not None and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-        for place, state in enumerate(self._generators()):
-            state.assign(store[f"generator_{place}"])
-        kept = {name: store[name] for name in store.keys()}  # noqa: SIM118
-        self._unseen.restore(kept)
-        super().load_own_variables({name: kept[name] for name in kept if name.isdecimal()})
-
-    def _generators(self) -> list[Any]:
-        weights = {id(it) for it in self.weights}
-        return [it for it in self.variables if id(it) not in weights]
+        """Load what `save_own_variables` saved."""
+        super().load_own_variables(restored(self, self._unseen, store))
 
     def summary(self, *args: Any, print_fn: Any = None, **kwargs: Any) -> None:
         """Print the derived embedding tables, then Keras's summary."""
@@ -828,89 +627,9 @@ class TwoTowerModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, the schema with its vocabularies included."""
-        serialize = keras.saving.serialize_keras_object
-        shared = self.item_tower.block is self.query_tower.block  # one block for both sides stays one
-        return {
-            **self._arguments,
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": serialize(self.dtype_policy),
-            "schema": self.schema.get_config(),
-            "query_tower": serialize(self.query_tower.block),
-            "item_tower": None if shared else serialize(self.item_tower.block),
-            "embedding_options": options_config(self.embedding_options),
-            "post": None if self.post is None else serialize(self.post),
-            "history": None if self.history_encoder is None else serialize(self.history_encoder),
-            "prediction_tasks": [serialize(task) for task in self.tasks],
-            "debiasing": [serialize(term) for term in self.debiasing],
-            "samplers": [] if self.retrieval is None else [serialize(it) for it in self.negatives.samplers],
-            "correction": serialize(self.correction),
-            "candidates": serialize(self.catalogue) if self._holds_table else None,
-            "known_positives": self._known_config(),
-        }
-
-    def _known_config(self) -> Any:
-        if self.known_in is not None:
-            return self.known_in.name
-        return None if self.known_positives is None else keras.saving.serialize_keras_object(self.known_positives)
+        return config_of(self, self.catalogue if self._holds_table else None, **self._arguments)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "TwoTowerModel":
         """Make the model of `get_config`."""
-        return cls(**cls._arguments_of(config))
-
-    @staticmethod
-    def _arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the constructor's arguments from a config."""
-        made = keras.saving.deserialize_keras_object
-        objects = ("dtype", "prediction_tasks", "debiasing", "correction", "candidates", "known_positives")
-        rebuilt = {key: made(config[key]) for key in objects}
-        rebuilt |= {
-            key: made(unbuilt(config[key])) for key in ("query_tower", "item_tower", "post", "samplers", "history")
-        }
-        if rebuilt["item_tower"] is None:
-            rebuilt["item_tower"] = rebuilt["query_tower"]
-        for task in rebuilt["prediction_tasks"]:
-            if isinstance(task, RetrievalTask):
-                for metric in task.factorized_metrics:
-                    if metric.needs_encoding:  # the catalogue holds what was read from their tables
-                        metric.candidates = None
-        return {
-            **config,
-            **rebuilt,
-            "schema": Schema.from_config(config["schema"]),
-            "embedding_options": options_from_config(config["embedding_options"]),
-        }
-
-
-def _listed(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, (list, tuple)) else [given]
-
-
-def _refuse_unused(**given: Any) -> None:
-    """Raise `ConfigError` where an argument is given that only retrieval would use."""
-    problems = [
-        f"{name} has no use, since prediction_tasks holds no RetrievalTask: add one there, or leave it out"
-        for name in given
-        if given[name] is not None
-    ]
-    if problems:
-        raise ConfigError(*problems)
-
-
-def _check_sides(query: Tags | str, item: Tags | str) -> None:
-    for argument, tag in (("query_tower_tag", query), ("item_tower_tag", item)):
-        if not is_side(tag):
-            raise ConfigError(
-                f'{argument} is "{tag}"; expected a side: user, item, context, session or your own x-<name>'
-            )
-    if query == item:
-        raise ConfigError(
-            f'query_tower_tag and item_tower_tag are both "{query}"; expected two sides: where both towers read one'
-            " thing, name its features twice, as schemas/movielens_item_to_item.yaml does"
-        )
-
-
-def _check_layer(argument: str, layer: Any) -> None:
-    if not isinstance(layer, keras.layers.Layer):
-        raise ConfigError(f"{argument} is {layer!r}; expected a Keras layer, such as MLPBlock([128, 64])")
+        return cls(**arguments_of(config))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from schemaflow.errors import ConfigError
 from schemaflow.registry import lookup, names, register
 
-__all__ = ["Adagrad", "Adam", "LossScaleOptimizer", "optimizer_of"]
+__all__ = ["Adagrad", "Adam", "LossScaleOptimizer", "optimizer_of", "with_scaled_loss"]
 
 REFUSED = {
     "weight_decay": "would decay every row of a table at each step; use EmbeddingOptions(embeddings_l2_reg=…) for tables"
@@ -291,3 +291,10 @@ def optimizer_of(optimizer: Any, **arguments: Any) -> Any:
         raise ConfigError(
             f'unknown optimizer "{optimizer}"; expected "adam", "adagrad" or another of keras.optimizers'
         ) from None
+
+
+def with_scaled_loss(optimizer: Any) -> Any:
+    """Return an optimizer, or what Keras makes one of, with its loss scaled for half precision, unless it is already; None of None."""
+    if optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer
+    return LossScaleOptimizer(keras.optimizers.get(optimizer), name="loss_scale_optimizer")

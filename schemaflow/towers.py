@@ -1,4 +1,4 @@
-"""A tower: features in, one vector out, or one for each interest."""
+"""Towers: features in, one vector out, or one for each interest."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,12 @@ from schemaflow.features.kinds import Tensors
 from schemaflow.features.tables import EmbeddingOptions
 from schemaflow.layers.copies import fresh_copy, unbuilt
 from schemaflow.layers.history import UserHistoryEncoder
-from schemaflow.layers.quotient_remainder import Table
+from schemaflow.layers.table import Table
 from schemaflow.registry import register
 from schemaflow.schema.schema import Schema
+from schemaflow.schema.sides import Sides
 
-__all__ = ["Tower", "fresh_copy"]
+__all__ = ["Tower", "fresh_copy", "two_towers"]
 
 BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
 """What went wrong in a layer, which Keras sets in bold between lines on where."""
@@ -173,3 +174,44 @@ class Tower(keras.layers.Layer):
                 "history": made(unbuilt(config["history"])),
             }
         )
+
+
+def two_towers(
+    schema: Schema,
+    sides: Sides,
+    blocks: tuple[keras.layers.Layer, keras.layers.Layer],
+    tables: Mapping[str, Table],
+    history: UserHistoryEncoder | None = None,
+    **shared: Any,
+) -> tuple[Tower, Tower]:
+    """Return the towers of queries and items, which share tables, and whose vectors are of one space.
+
+    Args:
+        schema: Knows the features.
+        sides: Those of each tower.
+        blocks: Of queries and of items.
+        tables: Embedding tables by domain.
+        history: Encodes the sequences of the query.
+        **shared: Of both `Tower`.
+
+    Raises:
+        ConfigError: An item has several vectors, or the widths differ.
+    """
+    query, item = (
+        Tower(schema, [it.name for it in features], block, tables=tables, name=name, history=encoder, **shared)
+        for features, block, name, encoder in (
+            (sides.query, blocks[0], "query_tower", history),
+            (sides.item, blocks[1], "item_tower", None),
+        )
+    )
+    if item.interests is not None:
+        raise ConfigError(
+            f"the item tower gives {item.interests} vectors for each item; only queries may have several: pass"
+            " an item_tower of its own, which ends in [batch, dim]"
+        )
+    if query.dim != item.dim:
+        raise ConfigError(
+            f"the query tower gives vectors of width {query.dim}, the item tower of width {item.dim};"
+            " end both in the same width (without item_tower, end the query tower in a layer of fixed width)"
+        )
+    return query, item

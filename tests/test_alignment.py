@@ -79,6 +79,30 @@ def test_the_pairwise_loss_has_its_least_where_the_listwise_has() -> None:
     assert tape.gradient(loss, scores).numpy() == pytest.approx(np.zeros((1, 2)), abs=1e-6)
 
 
+@pytest.mark.parametrize("form", ["listwise", "pairwise"])
+def test_a_candidate_that_is_alone_has_a_loss_of_0_and_moves_nothing(form: str) -> None:
+    task, scores = sf.RewardAlignmentTask(even, form=form), tf.Variable([[2.0], [-1.0]])
+    with tf.GradientTape() as tape:
+        loss = task(scores, tf.zeros((2, 1)), tf.ones((2, 1)))
+    assert loss.numpy().tolist() == [0.0, 0.0]
+    assert not tape.gradient(loss, scores).numpy().any()
+    log = {"user": LOG["user"], "item": np.zeros(200, int)}
+    schema = sf.Schema((
+        sf.Feature(name="user", dtype="int64", tags=("user", "id"), cardinality=USERS),
+        sf.Feature(name="item", dtype="int64", tags=("item", "id"), cardinality=1),
+    )).fit(log)  # fmt: skip
+    trained = sf.TwoTowerModel(schema, sf.MLPBlock([4]))
+    model = sf.TwoTowerModel(
+        schema,
+        sf.MLPBlock([4]),
+        prediction_tasks=sf.RewardAlignmentTask(even, trained, form=form, hard=2, random=0),
+    )
+    model.compile()
+    assert model.fit(log, batch_size=50, verbose=0).history["loss"] == [0.0]
+    for mine, its in zip(weights_of(model), weights_of(trained), strict=True):
+        assert np.array_equal(mine, its)
+
+
 # -- in a model -------------------------------------------------------------------------------------------------------
 
 

@@ -407,6 +407,52 @@ def test_a_model_grows_with_its_debiasing() -> None:
     assert np.isfinite(grown.fit(pa.table(more), verbose=0).history["loss"]).all()
 
 
+@pytest.mark.parametrize("beside", ["", "  own: {dtype: string, tags: [user, categorical], domain: device}\n"])
+def test_the_tables_of_debiasing_grow_with_their_slots(beside: str) -> None:
+    """A table of the same name among the towers' has slots of its own."""
+    schema = schema_of(
+        FEATURES
+        + f"  device: {{dtype: string, tags: [bias, categorical], vocabulary: learned, domain: device}}\n{beside}"
+    )
+    first = LOG | {"device": list("abcabc"), "own": list("bcabca")}
+    more = first | {"device": list("abcdde")}
+    model = model_of(sf.PositionDebiasing(), schema=schema.fit(pa.table(first)))
+    model.compile(sf.optimizers.Adam(0.01), run_eagerly=True)
+    model.fit(pa.table(first), epochs=3, verbose=0)
+    grown = model.grow(model.schema.fit(pa.table(more)))
+    tables = [it.debiasing[0].encoder.encoders["device"].table.embeddings for it in (model, grown)]
+    before, after = (it.numpy() for it in tables)
+    assert (len(before), len(after)) == (6, 8)
+    assert np.array_equal(after[:6], before)
+    assert np.array_equal(after[6:], before[[2, 2]])  # the row that served them so far
+    found = [
+        {it.name.rpartition("_")[2]: it.numpy() for it in made.optimizer.variables if it.name.startswith(name)}
+        for made, name in (
+            (made, table.path.replace("/", "_")) for made, table in zip((model, grown), tables, strict=True)
+        )
+    ]
+    assert set(found[0]) == {"momentum", "velocity"}
+    for kind, slots in found[0].items():
+        assert slots[3:].any()
+        assert np.array_equal(found[1][kind][:6], slots)
+        assert not found[1][kind][6:].any()
+    term = model.debiasing[0]
+    for device in "abc":
+        assert grown.debiasing[0].examination({"device": device}) == pytest.approx(term.examination({"device": device}))
+    assert np.isfinite(grown.fit(pa.table(more), verbose=0).history["loss"]).all()
+    assert not np.array_equal(tables[1].numpy()[6:], after[6:])
+
+
+def test_a_frozen_table_of_debiasing_stays_frozen() -> None:
+    schema = schema_of(FEATURES + "  device: {dtype: string, tags: [bias, categorical], vocabulary: learned}\n")
+    first, more = LOG | {"device": list("abcabc")}, LOG | {"device": list("abcdde")}
+    model = model_of(sf.PositionDebiasing(), schema=schema.fit(pa.table(first)))
+    model.debiasing[0].encoder.encoders["device"].table.trainable = False
+    grown = model.grow(model.schema.fit(pa.table(more)))
+    assert not grown.debiasing[0].encoder.encoders["device"].table.embeddings.trainable
+    assert grown.debiasing[0]._effects.trainable
+
+
 @pytest.mark.parametrize(
     ("feature", "said"),
     [

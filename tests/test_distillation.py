@@ -144,6 +144,22 @@ def test_a_column_teaches_the_rows_that_have_a_score() -> None:
     assert np.isfinite(model.train_on_batch(second, return_dict=True)["loss"])
 
 
+def test_what_is_taught_leaves_a_learned_temperature_to_the_retrieval_task() -> None:
+    learned = sf.RetrievalTask(temperature="learned", initial_temperature=0.5)
+    model = model_of(learned, sf.DistillationTask(loss="mse"), features=(*FEATURES, COLUMN))
+    batch = {name: tf.constant(values[:20]) for name, values in LOG.items()} | {"judged": tf.ones(20)}
+    with tf.GradientTape(persistent=True) as tape:
+        step = model._step(batch, model(batch, training=True), None, training=True)
+        taught, retrieved = (task.loss_in(step) for task in reversed(model.tasks))
+        whole = model.compute_loss(batch, y_pred=model(batch, training=True))
+    assert float(step.temperature) == pytest.approx(0.5)
+    assert tape.gradient(taught, learned.log_temperature) is None
+    assert tape.gradient(taught, model.trainable_variables[0]) is not None
+    moved = float(tape.gradient(retrieved, learned.log_temperature))
+    assert abs(moved) > 1e-3
+    assert float(tape.gradient(whole, learned.log_temperature)) == pytest.approx(moved, rel=1e-5)
+
+
 def test_a_teacher_has_to_be_named() -> None:
     with pytest.raises(SchemaError, match=r'add the column .*"teacher_score: \{dtype: float32, tags: \[teacher\]\}"'):
         model_of(sf.DistillationTask())

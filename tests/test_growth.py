@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import schemaflow as sf
 from schemaflow.errors import ConfigError, DataError, SchemaError
-from schemaflow.growth import ridge
+from schemaflow.ridge import ridge
 from schemaflow.schema.rows import rows_in
 
 EMBEDDINGS = sf.EmbeddingOptions(embedding_dim_default=4)

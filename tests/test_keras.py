@@ -203,6 +203,28 @@ def test_training_goes_on_after_load_weights_as_if_nothing_had_been(small: sf.Sc
     assert same(state(again), state(both))
 
 
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "half precision"])
+def test_a_model_that_was_compiled_and_never_trained_is_saved_and_trains(
+    small: sf.Schema, name: str, tmp_path: Path
+) -> None:
+    """Keras would warn of slots that the file does not hold."""
+    model = make(small, dtype="mixed_float16" if name == "half precision" else None)
+    model.compile("adam" if name == "half precision" else name)
+    model.optimizer.learning_rate = 0.25
+    model.save(tmp_path / "it.keras")
+    again = keras.saving.load_model(tmp_path / "it.keras")
+    assert same(state(again), state(model))
+    assert float(again.optimizer.learning_rate) == 0.25
+    losses = []
+    for it in (model, again):
+        it.run_eagerly = True
+        keras.utils.set_random_seed(5)
+        losses.append(it.fit(EVENTS, batch_size=16, verbose=0).history["loss"])
+    assert losses[0] == losses[1]
+    again.save(tmp_path / "trained.keras")
+    assert same(state(keras.saving.load_model(tmp_path / "trained.keras")), state(again))
+
+
 # -- compile ------------------------------------------------------------------------------------------------------------
 
 

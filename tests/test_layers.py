@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import schemaflow as sf
 from schemaflow.errors import ConfigError
 from schemaflow.layers import embedding
-from schemaflow.layers.embedding import COMBINERS
 from schemaflow.layers.seeds import fresh_initializer
+from schemaflow.layers.table import COMBINERS
 from schemaflow.schema.options import COMBINERS as SCHEMA_COMBINERS
 from schemaflow.towers import fresh_copy
 

@@ -223,6 +223,38 @@ def test_a_teacher_tells_of_what_was_shown_and_of_what_was_not() -> None:
         step_loss(wrong, ROWS)
 
 
+def odd(_: Any, items: Any) -> Any:
+    return tf.cast(items["item"] % 2, tf.float32)
+
+
+@pytest.mark.filterwarnings("ignore:.*impressions alone")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda teacher: sf.LightRanker(["click"], teacher=teacher, random=0, name="task"),
+        lambda teacher: sf.DistillationTask(teacher, name="task"),
+        lambda teacher: sf.RewardAlignmentTask(teacher, model_of(CLICK, ranker=None), name="task"),
+    ],
+    ids=["ranker", "distillation", "alignment"],
+)
+def test_a_python_function_is_not_compiled_by_xla(make: Any) -> None:
+    model = model_of(CLICK, ranker=make(odd))
+    with pytest.raises(
+        ConfigError, match=r'the task "task" asks a Python function, which XLA cannot .* leave jit_compile out'
+    ):
+        model.compile(jit_compile=True)
+    assert not model.tasks[1].supports_jit  # so that beside a GPU "auto" leaves it off
+    model.compile(jit_compile="auto")
+    assert not model.tasks[0].calls_python
+
+
+def test_a_function_of_tensors_may_be_compiled_by_xla() -> None:
+    teacher = sf.Scorer(odd, tensors=True, features=["item"])
+    ranker = sf.LightRanker(["click"], teacher=teacher, random=0)
+    assert ranker.supports_jit
+    assert not ranker.calls_python
+
+
 def test_a_column_of_a_teacher_stands_in_for_the_labels_that_it_knows() -> None:
     with pytest.warns(UserWarning, match="impressions alone"):
         model = model_of(CLICK, TAUGHT, ranker=sf.LightRanker(random=0, teacher="click_teacher"))

@@ -11,8 +11,8 @@ import tensorflow as tf
 import schemaflow as sf
 from schemaflow.errors import ConfigError, DataError, SchemaError
 from schemaflow.schema.sides import sides_of
+from schemaflow.tasks.admission import bound, refuse_twins
 from schemaflow.tasks.targets import TargetTask
-from schemaflow.tasks.terms import bound, refuse_twins
 
 ROWS, USERS, ITEMS = 4000, 40, 30
 

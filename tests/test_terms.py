@@ -219,6 +219,93 @@ def test_terms_that_cannot_be(error: type[Exception], message: str, arguments: d
         model_of(CLICK, MARK, **arguments)
 
 
+class Adding(keras.layers.Dense):
+    """Adds 5 to the loss each time it is called, and 7 for its weights."""
+
+    def __init__(self) -> None:
+        super().__init__(3, kernel_regularizer=lambda _: tf.constant(self.adds * 7.0))
+        self.adds = 0
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        self.add_loss(tf.constant(self.adds * 5.0))
+        return super().call(inputs)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda block: {"prediction_tasks": [sf.RetrievalTask(), sf.BinaryClassificationTask("click", block=block)]},
+        lambda block: {
+            "prediction_tasks": [sf.LightRanker("click", block=block, hard=3, random=0), sf.RetrievalTask()]
+        },
+        lambda block: {"prediction_tasks": sf.LightRanker("click", block=block, hard=0, random=0)},
+        lambda block: {"debiasing": sf.PositionDebiasing(block=block)},
+        lambda block: {"debiasing": sf.UserDebiasing(block=block)},
+    ],
+    ids=["classification", "ranker", "ranker of impressions", "position", "user"],
+)
+@pytest.mark.filterwarnings("ignore:.*impressions alone")
+def test_what_a_layer_within_a_term_adds_to_the_loss_counts_once(make: Any, training: bool) -> None:
+    block = Adding()
+    slot = sf.Feature(name="slot", dtype="int8", tags=("position",), cardinality=4)
+    model = model_of(CLICK, slot, **make(block))
+    batch = batch_of(EVENTS | {"slot": [1, 2, 3, 1, 2]})
+    model.encode_candidates()
+    losses = []
+    for block.adds in (0, 1):
+        outputs = model(batch, training=training)
+        losses.append(float(model.compute_loss(batch, y_pred=outputs, training=training)))
+    assert losses[1] - losses[0] == pytest.approx(12.0, abs=0.01)  # a step moves what a head begins from
+
+
+def test_the_frozen_towers_of_a_task_add_nothing_to_the_loss() -> None:
+    options = sf.EmbeddingOptions(embedding_dim_default=4, embeddings_l2_reg=3.0)
+    base = sf.TwoTowerModel(sf.Schema(IDS), keras.layers.Dense(4, activity_regularizer="l2"), embedding_options=options)
+    task = sf.RewardAlignmentTask(lambda _, items: 0.0 * items["item"], base, hard=2, random=2, start="fresh")
+    model = model_of(prediction_tasks=task)
+    batch = {name: values for name, values in batch_of().items() if name[:4] in ("user", "item")}
+    model.encode_candidates()
+    loss = model.compute_loss(batch, y_pred=model(batch, training=False), training=False)
+    assert task.towers[0].losses  # they are trained no more
+    step = model._step(batch, model(batch), None, training=False)
+    assert float(loss) == pytest.approx(float(task.loss_in(step)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        sf.RetrievalTask(temperature="learned"),
+        sf.RegressionTask("click"),
+        sf.BinaryClassificationTask("click"),
+        sf.LightRanker("click"),
+        sf.MixtureOfLogits("click"),
+        sf.DistillationTask(lambda _, items: 0.0 * items["item"]),
+    ],
+    ids=lambda task: type(task).__name__,
+)
+def test_a_task_with_weights_belongs_to_one_model(task: Task) -> None:
+    model = model_of(CLICK, prediction_tasks=task)
+    weights = [it.numpy() for it in task.weights]
+    said = f'the task "{task.name}" belongs to another model; pass a {type(task).__name__} of its own to each'
+    with pytest.raises(ConfigError, match=said):
+        model_of(CLICK, prediction_tasks=task)
+    assert all(np.array_equal(a, b) for a, b in zip(weights, task.weights, strict=True))
+    again = model_of(CLICK, prediction_tasks=type(task).from_config(task.get_config()))
+    assert again.tasks[0].weights[0] is not task.weights[0]
+    assert model.grow(model.schema).tasks[0].weights[0] is not task.weights[0]
+
+
+def test_a_task_is_given_again_where_it_has_no_weights_or_its_first_model_failed() -> None:
+    task, learned = sf.RetrievalTask(temperature=0.5), sf.RetrievalTask(temperature="learned")
+    assert model_of(prediction_tasks=task).tasks == model_of(prediction_tasks=task).tasks
+    with pytest.raises(ConfigError, match="correction"):
+        sf.TwoTowerModel(sf.Schema(IDS), sf.MLPBlock([4]), prediction_tasks=learned, correction="log")
+    with pytest.raises(ConfigError, match="unknown sampler"):
+        model_of(prediction_tasks=learned, samplers=["in-bach"])
+    assert model_of(prediction_tasks=learned).retrieval is learned
+
+
 def test_no_term_takes_the_name_of_what_fit_reports_itself() -> None:
     schema = sf.Schema((
         sf.Feature(name="user", dtype="int64", tags=("user", "id"), cardinality=3),

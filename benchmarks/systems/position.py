@@ -22,15 +22,15 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
 from figures import Figure, report
+from systems.factors import ndcg, spearman, trained
 
 import schemaflow as sf
 from schemaflow.datasets import Simulation, Slates, simulate
 
 SEEDS = 3
-EPOCHS, BATCH_SIZE, RATE, DIM = 6, 4096, 0.01, 16
+EPOCHS, BATCH_SIZE = 6, 4096
 SLATES, SLOTS = 100_000, 10
 FEATURES = ("user_factors", "item_id", "item_factors", "position", "click")
 ESTIMATED = ("examination", "additive")
@@ -100,25 +100,10 @@ def trained_and_judged(log: Slates, seed: int, names: tuple[str, ...]) -> Found:
         schema = sf.Schema.from_yaml(world.schema).select_by_name(FEATURES).fit(world.interactions, world.items)
         for name in names:
             terms = [_TERMS[name](world)] if name in _TERMS else []
-            found[name] = judged(train(schema, world, terms, seed), world)
+            sizes = {"rows": SLATES * SLOTS, "epochs": EPOCHS, "batch_size": BATCH_SIZE}
+            found[name] = judged(trained(schema, world.interactions, terms, seed, **sizes), world)
             print(f"seed {seed}, logger {log.logger}, {name}: {found[name]}", flush=True)
     return found
-
-
-def train(schema: sf.Schema, world: Simulation, terms: list[sf.PositionDebiasing], seed: int) -> sf.TwoTowerModel:
-    """Return a model that was trained on a world's log."""
-    keras.utils.set_random_seed(seed)
-    model = sf.TwoTowerModel(
-        schema,
-        sf.MLPBlock([DIM]),
-        embedding_options=sf.EmbeddingOptions(embedding_dims={"item_id": 1}),  # a number for each item
-        correction=None,  # a batch holds every item
-        debiasing=terms,
-    )
-    steps = EPOCHS * SLATES * SLOTS // BATCH_SIZE
-    model.compile(sf.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps)))
-    model.fit(world.interactions, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
-    return model
 
 
 def judged(model: sf.TwoTowerModel, world: Simulation) -> dict[str, float]:
@@ -134,20 +119,6 @@ def judged(model: sf.TwoTowerModel, world: Simulation) -> dict[str, float]:
     if model.debiasing:
         found["error"] = float(np.abs(model.debiasing[0].examination() - world.examination).max())
     return found
-
-
-def ndcg(scores: np.ndarray, gains: np.ndarray, k: int) -> float:
-    """Return the mean over rows of the discounted gain of the k best, in units of the best there is."""
-    discount = 1 / np.log2(np.arange(2, k + 2))
-    found = np.take_along_axis(gains, np.argsort(-scores, axis=1)[:, :k], axis=1) @ discount
-    return float(np.mean(found / (-np.sort(-gains, axis=1)[:, :k] @ discount)))
-
-
-def spearman(left: np.ndarray, right: np.ndarray) -> float:
-    """Return the mean over rows of the correlation of ranks."""
-    ranks = [np.argsort(np.argsort(it, axis=1), axis=1).astype(float) for it in (left, right)]
-    x, y = (it - it.mean(axis=1, keepdims=True) for it in ranks)
-    return float(np.mean((x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))))
 
 
 if __name__ == "__main__":

@@ -22,19 +22,18 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from figures import Figure, report
-from systems.position import ndcg, spearman
+from systems.factors import ndcg, spearman, trained
 
 import schemaflow as sf
 from schemaflow.datasets import Slates, simulate
 
 SEEDS = 3
 USERS, ITEMS, SLATES, SLOTS, OFFSETS = 1000, 200, 20_000, 5, 1.5
-EPOCHS, BATCH_SIZE, RATE, DIM = 30, 2048, 0.01, 16
+EPOCHS, BATCH_SIZE = 30, 2048
 FEATURES = ("user_factors", "item_id", "item_factors", "amount")
 
 
@@ -76,17 +75,8 @@ def trained_and_judged(seed: int) -> dict[str, dict[str, float]]:
         of_users = np.sort(np.bincount(user, amounts, minlength=USERS))
         truth = np.log(generosity * world.relevance.mean(axis=1))
         for name, terms in (("naive", []), ("users", [sf.UserDebiasing()])):
-            keras.utils.set_random_seed(seed)
-            model = sf.TwoTowerModel(
-                schema,
-                sf.MLPBlock([DIM]),
-                embedding_options=sf.EmbeddingOptions(embedding_dims={"item_id": 1}),  # a number for each item
-                correction=None,  # a batch holds every item
-                debiasing=terms,
-            )
-            steps = EPOCHS * SLATES * SLOTS // BATCH_SIZE
-            model.compile(sf.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps)))
-            model.fit(log, batch_size=BATCH_SIZE, epochs=EPOCHS, tables=folder, verbose=0)
+            sizes = {"rows": SLATES * SLOTS, "epochs": EPOCHS, "batch_size": BATCH_SIZE}
+            model = trained(schema, log, terms, seed, **sizes, tables=folder)
             queries = model.query_embeddings(world.users)
             scores = queries @ model.candidate_embeddings(world.items).T  # [users, items]
             found[name] = {

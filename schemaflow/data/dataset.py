@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 import tensorflow as tf
 
+from schemaflow.counts import check_count
 from schemaflow.data.encode import Columns, Lists, encoded_dtype
 from schemaflow.data.join import join
 from schemaflow.data.order import in_order, shuffled
@@ -91,8 +92,7 @@ def read_parquet(
         >>> batch["user_id/encoded"].numpy().tolist(), batch["genres/encoded"].to_list()
         ([4, 8], [[4, 3], []])
     """
-    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size!r}; expected an integer of at least 1")
+    check_count("batch_size", batch_size)
     if features is not None and not features:
         raise ConfigError("features is empty; name at least one, or leave it out for all")
     schema = as_schema(schema)

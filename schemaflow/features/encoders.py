@@ -15,8 +15,9 @@ from schemaflow.features.kinds import ENCODERS, CategoricalEncoder, Tensors, raw
 from schemaflow.features.tables import EmbeddingOptions, TableSpec, initializer_of, table_specs
 from schemaflow.layers.embedding import EmbeddingTable
 from schemaflow.layers.history import UserHistoryEncoder
-from schemaflow.layers.quotient_remainder import QuotientRemainderTable, Table
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable
 from schemaflow.layers.seeds import fresh_initializer
+from schemaflow.layers.table import Table
 from schemaflow.schema.feature import Feature, encoded_name
 from schemaflow.schema.schema import Schema
 
@@ -98,6 +99,7 @@ class FeatureEncoder(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.schema = schema
         self.features = tuple(features)
         self.encoders = {
             it.name: CategoricalEncoder(schema, it, tables[it.table], options, name=it.name, dtype=self.dtype_policy)

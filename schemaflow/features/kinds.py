@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from schemaflow.errors import ConfigError
 from schemaflow.features.tables import EmbeddingOptions, combiner_of, is_dropped
-from schemaflow.layers.quotient_remainder import Table
+from schemaflow.layers.table import Table
 from schemaflow.schema.columns import missing_value
 from schemaflow.schema.feature import DAY, MISSING, OUT_OF_VOCABULARY, Feature, encoded_name
 from schemaflow.schema.options import TextOptions

@@ -19,7 +19,7 @@ from schemaflow.schema.sides import Sides
 from schemaflow.schema.sources import TableLike
 from schemaflow.schema.tags import Tags
 
-__all__ = ["KnownPositives", "history_named", "read_known_positives", "user_id"]
+__all__ = ["KnownPositives", "known_of", "user_id"]
 
 
 @register("layer", "known-positives")
@@ -77,13 +77,26 @@ class KnownPositives(keras.layers.Layer):
         return super().get_config() | {"users": self.users, "pairs": self.pairs}
 
 
-def read_known_positives(table: TableLike, schema: Schema, sides: Sides) -> KnownPositives:
-    """Return what a table of interactions tells. Rows that stand for several users or items tell nothing.
+def known_of(given: Any, schema: Schema, sides: Sides) -> tuple[Feature | None, KnownPositives | None]:
+    """Return what a model's `known_positives` means: a list feature of the query, or what interactions tell; None is neither.
+
+    Args:
+        given: The name of a feature, a table of interactions, or what was read of one.
+        schema: Knows the features.
+        sides: The towers' features.
 
     Raises:
-        ConfigError: No one feature tells users apart.
+        ConfigError: A name is of no list of items, or no one feature tells users apart.
         DataError: A column is missing.
     """
+    if given is None or isinstance(given, KnownPositives):
+        return None, given
+    feature = _history_named(given, sides)
+    return feature, _read(given, schema, sides) if feature is None else None
+
+
+def _read(table: TableLike, schema: Schema, sides: Sides) -> KnownPositives:
+    """Return what a table of interactions tells. Rows that stand for several users or items tell nothing."""
     user = user_id(sides)
     names = [user.name, sides.item_id.name, *(it.name for it in telling(sides))]
     columns: Mapping[str, Array | Lists] = read_table(table, schema, names=names)
@@ -107,7 +120,7 @@ def user_id(sides: Sides) -> Feature:
     return ids[0]
 
 
-def history_named(name: Any, sides: Sides) -> Feature | None:
+def _history_named(name: Any, sides: Sides) -> Feature | None:
     """Return the list feature of that name which holds the query's items, or None if it names no feature of the query.
 
     Raises:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from schemaflow.layers.quotient_remainder import QuotientRemainderTable, Table
+from schemaflow.layers.quotient_remainder import QuotientRemainderTable
+from schemaflow.layers.table import Table
 from schemaflow.schema.domain import Domain
 from schemaflow.schema.feature import OUT_OF_VOCABULARY, PADDING
 from schemaflow.schema.schema import Schema

@@ -2,14 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from numbers import Integral
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from schemaflow.counts import check_count
 from schemaflow.errors import ConfigError
 from schemaflow.index.directions import lengths
 from schemaflow.index.identifiers import Identifiers, ids_of, padding_identifier
@@ -22,6 +22,26 @@ Arranged = npt.NDArray[Any]
 
 NONE = float("-inf")
 """The score of what must not come back."""
+
+
+class Search(NamedTuple):
+    """What an index looks for the nearest of.
+
+    Args:
+        vectors: [batch, dim] float32.
+        k: How many, int32, 1 <= k <= n.
+        exclude: Positions [batch, e] int32, or [1, e] for all rows, -1 for none; for an index that `excludes`.
+        eligible: [n] bool; what is not comes back with the score -inf, or not at all.
+        scale: What each candidate's score is multiplied by, [n] float32: one over its length.
+        nprobe: How many lists to look in, for an index that `has_lists`; its own number if None.
+    """
+
+    vectors: tf.Tensor
+    k: tf.Tensor
+    exclude: tf.Tensor | None
+    eligible: tf.Tensor | None
+    scale: tf.Tensor | None
+    nprobe: int | tf.Tensor | None
 
 
 class Index(keras.layers.Layer):
@@ -215,7 +235,8 @@ class Index(keras.layers.Layer):
         if allow is None:
             # so many of the best may be excluded
             more = 0 if exclude is None or self.excludes else tf.shape(exclude)[1]
-            scores, positions = self._nearest(vectors, tf.minimum(k + more, count), exclude, eligible, scale, nprobe)
+            asked = Search(vectors, tf.minimum(k + more, count), exclude, eligible, scale, nprobe)
+            scores, positions = self._nearest(asked)
         else:
             positions = _distinct(allow)
             scores = self._scores_at(vectors, positions, eligible, scale)
@@ -282,25 +303,8 @@ class Index(keras.layers.Layer):
         return {}
 
     @abstractmethod
-    def _nearest(
-        self,
-        vectors: tf.Tensor,
-        k: tf.Tensor,
-        exclude: tf.Tensor | None,
-        eligible: tf.Tensor | None,
-        scale: tf.Tensor | None,
-        nprobe: int | tf.Tensor | None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return (scores [batch, m] float32, positions [batch, m] int32) of the k best, in any order, m >= 0.
-
-        Args:
-            vectors: [batch, dim] float32.
-            k: How many, int32, 1 <= k <= n.
-            exclude: Positions [batch, e] int32, or [1, e] for all rows, -1 for none; for an index that `excludes`.
-            eligible: [n] bool; what is not comes back with the score -inf, or not at all.
-            scale: What each candidate's score is multiplied by, [n] float32: one over its length.
-            nprobe: How many lists to look in, for an index that `has_lists`; its own number if None.
-        """
+    def _nearest(self, asked: Search) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return (scores [batch, m] float32, positions [batch, m] int32) of the k best, in any order, m >= 0."""
 
     def _scores_at(
         self, vectors: tf.Tensor, positions: tf.Tensor, eligible: tf.Tensor | None, scale: tf.Tensor | None
@@ -353,12 +357,6 @@ class Index(keras.layers.Layer):
         arranged = [name for name in store.keys() if name.startswith("arranged_")]  # noqa: SIM118 (Keras's store does not iterate)
         saved = {name.removeprefix("arranged_"): np.array(store[name]) for name in arranged}
         self._take(np.array(store["candidates"]), ids, saved)
-
-
-def check_count(name: str, number: Any) -> None:
-    """Raise `ConfigError` unless a number is an integer above 0."""
-    if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
-        raise ConfigError(f"{name} is {number!r}; expected an integer of at least 1")
 
 
 def _whole(given: Any) -> Any:

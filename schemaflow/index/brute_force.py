@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from schemaflow.index.base import NONE, Index
+from schemaflow.index.base import NONE, Index, Search
 from schemaflow.registry import register
 
 __all__ = ["BruteForce", "exact"]
@@ -38,16 +38,8 @@ class BruteForce(Index):
         [[b'c']]
     """
 
-    def _nearest(
-        self,
-        vectors: tf.Tensor,
-        k: tf.Tensor,
-        exclude: tf.Tensor | None,
-        eligible: tf.Tensor | None,
-        scale: tf.Tensor | None,
-        nprobe: int | tf.Tensor | None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        return exact(vectors, tf.convert_to_tensor(self.candidates), k, eligible, scale)
+    def _nearest(self, asked: Search) -> tuple[tf.Tensor, tf.Tensor]:
+        return exact(asked.vectors, tf.convert_to_tensor(self.candidates), asked.k, asked.eligible, asked.scale)
 
 
 def exact(

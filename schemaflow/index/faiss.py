@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from schemaflow.counts import check_count
 from schemaflow.errors import ConfigError
-from schemaflow.index.base import NONE, Arranged, Index, check_count
+from schemaflow.index.base import NONE, Arranged, Index, Search
 from schemaflow.index.brute_force import exact
-from schemaflow.index.outside import eager_only, missing
+from schemaflow.index.outside import Made, eager_only, missing
 from schemaflow.registry import register
 
 __all__ = ["Faiss"]
@@ -75,7 +76,7 @@ class Faiss(Index):
         self._faiss = faiss
         self.kind, self.num_lists, self.nprobe, self.seed = kind, num_lists, nprobe, seed
         self.neighbors, self.ef_search = neighbors, ef_search
-        self._made: dict[bool, Any] = {}  # Faiss's own index, of the candidates as they are and of their directions
+        self._made: Made | None = None  # Faiss's own index
 
     @property
     def has_lists(self) -> bool:  # type: ignore[override]
@@ -83,12 +84,12 @@ class Faiss(Index):
         return self.kind == "ivf"
 
     def _arrange(self, vectors: tf.Tensor, saved: dict[str, Arranged] | None) -> None:
-        self._made = {
-            False: self._make(vectors.numpy()) if saved is None else self._faiss.deserialize_index(saved["faiss"])
-        }
+        plain = self._make(vectors.numpy()) if saved is None else self._faiss.deserialize_index(saved["faiss"])
+        self._made = Made(self._make, plain)
 
     def _arranged(self) -> dict[str, Arranged]:
-        return {"faiss": self._faiss.serialize_index(self._made[False])}
+        assert self._made is not None, "there are candidates"
+        return {"faiss": self._faiss.serialize_index(self._made.plain)}
 
     def _make(self, vectors: Any) -> Any:
         faiss, (count, dim) = self._faiss, vectors.shape
@@ -104,19 +105,11 @@ class Faiss(Index):
         made.add(vectors)
         return made
 
-    def _nearest(
-        self,
-        vectors: tf.Tensor,
-        k: tf.Tensor,
-        exclude: tf.Tensor | None,
-        eligible: tf.Tensor | None,
-        scale: tf.Tensor | None,
-        nprobe: int | tf.Tensor | None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _nearest(self, asked: Search) -> tuple[tf.Tensor, tf.Tensor]:
+        vectors, k, exclude, eligible, scale, nprobe = asked
         eager_only(self)
-        if scale is not None and True not in self._made:
-            self._made[True] = self._make((self.candidates * scale[:, tf.newaxis]).numpy())
-        made, rows, wanted = self._made[scale is not None], vectors.numpy(), int(k)
+        assert self._made is not None, "there are candidates"
+        made, rows, wanted = self._made.of(self.candidates, scale), vectors.numpy(), int(k)
         may = np.ones(made.ntotal, bool) if eligible is None else np.asarray(eligible)
         if exclude is None:
             found = [self._found(made, rows, wanted, None if eligible is None else may, nprobe)]

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from schemaflow.counts import check_count
 from schemaflow.errors import ConfigError
-from schemaflow.index.base import NONE, Arranged, Index, assign, check_count
+from schemaflow.index.base import NONE, Arranged, Index, Search, assign
 from schemaflow.index.brute_force import exact
 from schemaflow.index.k_means import assigned, k_means
 from schemaflow.registry import register
@@ -107,15 +108,8 @@ class IVF(Index):
     def _arranged(self) -> dict[str, Arranged]:
         return {name: getattr(self, name).numpy() for name in ("centres", "order", "bounds")}
 
-    def _nearest(
-        self,
-        vectors: tf.Tensor,
-        k: tf.Tensor,
-        exclude: tf.Tensor | None,
-        eligible: tf.Tensor | None,
-        scale: tf.Tensor | None,
-        nprobe: int | tf.Tensor | None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _nearest(self, asked: Search) -> tuple[tf.Tensor, tf.Tensor]:
+        vectors, k, exclude, eligible, scale, nprobe = asked
         nprobe = tf.maximum(self.nprobe if nprobe is None else nprobe, 1)
         wanted = tf.fill(tf.shape(vectors)[:1], k)  # [batch]
         if exclude is not None:  # what pads them asks for nothing, so that a row is answered as it is alone

@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from schemaflow.index.base import NONE, Arranged, Index, check_count
+from schemaflow.counts import check_count
+from schemaflow.index.base import NONE, Arranged, Index, Search
 from schemaflow.index.brute_force import exact
-from schemaflow.index.outside import eager_only, missing
+from schemaflow.index.outside import Made, eager_only, missing
 from schemaflow.registry import register
 
 __all__ = ["ScaNN"]
@@ -71,10 +72,10 @@ class ScaNN(Index):
             raise missing("scann", reason, REMEDY) from None
         self._builder = scann_ops_pybind.builder
         self.num_lists, self.nprobe, self.rescored = num_lists, nprobe, rescored
-        self._made: dict[bool, Any] = {}  # ScaNN's searcher, of the candidates as they are and of their directions
+        self._made: Made | None = None  # ScaNN's searcher
 
     def _arrange(self, vectors: tf.Tensor, saved: dict[str, Arranged] | None) -> None:
-        self._made = {False: self._make(vectors.numpy())}
+        self._made = Made(self._make, self._make(vectors.numpy()))
 
     def _make(self, vectors: Any) -> Any:
         count = len(vectors)
@@ -85,25 +86,17 @@ class ScaNN(Index):
         tree = builder.tree(lists, min(self.nprobe, lists), training_sample_size=min(count, 100 * lists))
         return tree.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(self.rescored).build()
 
-    def _nearest(
-        self,
-        vectors: tf.Tensor,
-        k: tf.Tensor,
-        exclude: tf.Tensor | None,
-        eligible: tf.Tensor | None,
-        scale: tf.Tensor | None,
-        nprobe: int | tf.Tensor | None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _nearest(self, asked: Search) -> tuple[tf.Tensor, tf.Tensor]:
+        vectors, _, _, eligible, scale, nprobe = asked
         eager_only(self)
-        if scale is not None and True not in self._made:
-            self._made[True] = self._make((self.candidates * scale[:, tf.newaxis]).numpy())
-        made, rows, count = self._made[scale is not None], vectors.numpy(), int(tf.size(self.lengths))
+        assert self._made is not None, "there are candidates"
+        made, rows, count = self._made.of(self.candidates, scale), vectors.numpy(), int(tf.size(self.lengths))
         left = count if eligible is None else int(np.count_nonzero(eligible))
-        k = min(int(k), left)
+        k = min(int(asked.k), left)
         if len(rows) and k:
-            asked = min(count, -(-k * count // left))
+            more = min(count, -(-k * count // left))
             leaves = None if count <= FEW else int(self.nprobe if nprobe is None else nprobe)
-            positions, scores = made.search_batched(rows, asked, max(asked, self.rescored), leaves)
+            positions, scores = made.search_batched(rows, more, max(more, self.rescored), leaves)
             may = ~np.isnan(scores)  # so ScaNN fills what is short
             if eligible is not None:
                 may &= np.asarray(eligible)[positions]

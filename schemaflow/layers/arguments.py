@@ -1,23 +1,12 @@
 """What blocks are given, checked at the door."""
 
-from numbers import Integral
 from typing import Any
 
 import keras
 
 from schemaflow.errors import ConfigError
 
-__all__ = ["as_regularizer", "is_count"]
-
-
-def is_count(value: Any) -> bool:
-    """Return whether a value is an integer of at least 1; True is none.
-
-    Example:
-        >>> [is_count(it) for it in (8, 0, 8.0, True)]
-        [True, False, False, False]
-    """
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+__all__ = ["as_regularizer"]
 
 
 def as_regularizer(regularizer: Any) -> Any:

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from schemaflow.errors import ConfigError
-from schemaflow.layers.arguments import as_regularizer, is_count
+from schemaflow.counts import check_count
+from schemaflow.layers.arguments import as_regularizer
 from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.registry import register
 
@@ -53,9 +53,9 @@ class CrossBlock(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for argument, value in (("depth", depth), ("low_rank_dim", low_rank_dim)):
-            if not is_count(value) and not (value is None and argument == "low_rank_dim"):
-                raise ConfigError(f"CrossBlock {argument} is {value!r}; expected an integer of at least 1")
+        check_count("CrossBlock depth", depth)
+        if low_rank_dim is not None:
+            check_count("CrossBlock low_rank_dim", low_rank_dim)
         self.depth = int(depth)
         self.low_rank_dim = None if low_rank_dim is None else int(low_rank_dim)
         self.use_bias = use_bias

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from schemaflow.counts import check_count, is_count
 from schemaflow.errors import ConfigError, suggest
-from schemaflow.layers.arguments import is_count
 from schemaflow.layers.lists import rows_of
 from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.registry import register
@@ -290,8 +290,7 @@ def _check(pooling: Sequence[Any], counts: dict[str, Any], depth: Any, dropout: 
     if len(set(pooling)) < len(pooling):
         raise ConfigError(f"UserHistoryEncoder pooling is {list(pooling)!r}; name each once")
     for name, value in counts.items():
-        if not is_count(value):
-            raise ConfigError(f"UserHistoryEncoder {name} is {value!r}; expected an integer of at least 1")
+        check_count(f"UserHistoryEncoder {name}", value)
     if not (is_count(depth) or (type(depth) is int and depth == 0)):
         raise ConfigError(f"UserHistoryEncoder depth is {depth!r}; expected an integer of at least 0")
     if not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):

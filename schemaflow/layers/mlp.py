@@ -7,8 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from schemaflow.counts import is_count
 from schemaflow.errors import ConfigError
-from schemaflow.layers.arguments import as_regularizer, is_count
+from schemaflow.layers.arguments import as_regularizer
 from schemaflow.layers.copies import fresh_copy
 from schemaflow.layers.seeds import fresh_initializer
 from schemaflow.registry import register

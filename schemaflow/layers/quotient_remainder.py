@@ -6,11 +6,12 @@ import keras
 import tensorflow as tf
 
 from schemaflow.errors import ConfigError
-from schemaflow.layers.embedding import EmbeddingTable, looked_up
+from schemaflow.layers.embedding import EmbeddingTable
 from schemaflow.layers.seeds import fresh_initializer
+from schemaflow.layers.table import Table
 from schemaflow.registry import register
 
-__all__ = ["OPERATIONS", "QuotientRemainderTable", "Table"]
+__all__ = ["OPERATIONS", "QuotientRemainderTable"]
 
 OPERATIONS = ("product", "sum")
 """Ways to make one row of two, number by number."""
@@ -18,7 +19,7 @@ OPERATIONS = ("product", "sum")
 
 @register("layer", "quotient-remainder-table")
 @keras.saving.register_keras_serializable("schemaflow")
-class QuotientRemainderTable(keras.layers.Layer):
+class QuotientRemainderTable(Table):
     """Rows made of two smaller tables' rows: `e(i) = Q[(i - s) div m] * R[s + (i - s) mod m]`, or their sum.
 
     No two values have the same pair, so each has a row that no other has, of `m + ceil((rows - s) / m)` rows kept instead
@@ -96,16 +97,6 @@ class QuotientRemainderTable(keras.layers.Layer):
         both = of_quotients * of_remainders if self.operation == "product" else of_quotients + of_remainders
         return tf.where(is_value[..., tf.newaxis], both, of_remainders) if self.reserved else both
 
-    def call(
-        self,
-        ids: tf.Tensor | tf.RaggedTensor,
-        combiner: str = "mean",
-        weights: tf.RaggedTensor | None = None,
-        jit: bool = False,
-    ) -> tf.Tensor:
-        """Return the vectors of ids or of lists of them, [batch, dim], as `EmbeddingTable` does."""
-        return tf.cast(looked_up(self.lookup, ids, combiner, weights, self.padding, jit), self.compute_dtype)
-
     def parts(self) -> tuple[EmbeddingTable, ...]:
         """Return the tables that keep its rows, of quotients and of remainders."""
         return self.of_quotients, self.of_remainders
@@ -119,7 +110,3 @@ class QuotientRemainderTable(keras.layers.Layer):
         names = ("rows", "dim", "remainders", "operation", "reserved")
         given = None if self.initializer is None else keras.initializers.serialize(self.of_remainders.initializer)
         return super().get_config() | {name: getattr(self, name) for name in names} | {"initializer": given}
-
-
-Table = EmbeddingTable | QuotientRemainderTable
-"""What gives the rows of values."""

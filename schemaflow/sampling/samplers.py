@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
+from schemaflow.counts import check_count
 from schemaflow.errors import ConfigError
 from schemaflow.registry import register
 
@@ -179,7 +179,8 @@ class CachedCrossBatchSampler(Sampler):
 
     def __init__(self, capacity: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.capacity = _at_least_one("capacity", capacity)
+        check_count("capacity", capacity)
+        self.capacity = int(capacity)
 
     def build(self, input_shape: Any) -> None:
         """Make room for vectors [batch, dim]."""
@@ -220,7 +221,8 @@ class _CatalogueSampler(Sampler):
 
     def __init__(self, num_sampled: int = 100, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.num_sampled = _at_least_one("num_sampled", num_sampled)
+        check_count("num_sampled", num_sampled)
+        self.num_sampled = int(num_sampled)
         if not (seed is None or type(seed) is int):
             raise ConfigError(f"seed is {seed!r}; expected an integer, or None for a random one")
         self.seed = seed
@@ -334,9 +336,3 @@ def _catalogue_of(batch: Batch) -> Catalogue:
 
 def _log(number: int) -> tf.Tensor:
     return tf.math.log(tf.constant(number, tf.float64))
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} is {value!r}; expected an integer of at least 1")
-    return int(value)

@@ -68,12 +68,13 @@ class RewardAlignmentTask(Task):
         pairwise  for each candidate and another drawn at random, the cross-entropy of sigmoid(r - r') and
                   sigmoid(beta ((s - s') - (s0 - s0'))): direct preference optimization, with the reward's own doubt
 
-    Both have their least where s is as above. A larger beta stays nearer to the base; where it is infinite, the base itself is
-    the aim, and a model that begins there stays as it is. A `RetrievalTask` beside it, with a `loss_weight` such as 0.3, rehearses the
-    clicks, which keeps what the reward does not speak of.
+    Both have their least where s is as above, and are 0 of a candidate that is alone. A larger beta stays nearer to the base; where
+    it is infinite, the base itself is the aim, and a model that begins there stays as it is. A `RetrievalTask` beside it, with a
+    `loss_weight` such as 0.3, rehearses the clicks, which keeps what the reward does not speak of.
 
     The base's towers are copied, frozen, and saved with the task: a loaded model needs no base. They see what the model's towers
-    see, as when they serve. A reward that is NaN takes no part; no gradient reaches it, the base or the choice of candidates.
+    see, as when they serve. A reward that is NaN takes no part; no gradient reaches it, the base, its temperature or the choice
+    of candidates, and a learned temperature is moved by the retrieval task alone.
 
     Metrics: `<name>/loss`; `<name>/kl`, `KL(softmax(s) || softmax(s0))` over the candidates, how far the model went; and
     `<name>/reward`, the mean reward of the items it finds nearest, which is what a defective reward betrays itself by: see
@@ -140,6 +141,7 @@ class RewardAlignmentTask(Task):
         self.form, self.start = form, start
         self.hard, self.random = hard, random
         self.loss_weight = check_loss_weight(loss_weight)
+        self.calls_python = not self.scorer.tensors
         self.supports_jit = False  # the distinct items of a batch are any number
         self._base = None if base is None else _Base.of(base)
         self._configs = towers if self._base is None else self._base.configs
@@ -240,13 +242,13 @@ class RewardAlignmentTask(Task):
         if self.form == "listwise":
             return divergence(base + rewards / self.beta, scores, compared)
         m = tf.shape(scores)[1]
-        shift = keras.random.randint((), 1, m, seed=seed)  # never onto itself
+        shift = keras.random.randint((), 1, tf.maximum(m, 2), seed=seed)  # never onto itself, unless it is alone
 
         def less_other(values: tf.Tensor) -> tf.Tensor:
             return values - tf.roll(values, shift, axis=1)
 
         wanted = tf.sigmoid(less_other(rewards))
-        both = compared & tf.roll(compared, shift, axis=1)
+        both = compared & tf.roll(compared, shift, axis=1) & (m > 1)
         return binary(wanted, self.beta * less_other(scores - base), both)
 
     def call(self, scores: tf.Tensor, base: tf.Tensor, rewards: tf.Tensor) -> tf.Tensor:

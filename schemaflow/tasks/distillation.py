@@ -47,7 +47,7 @@ class DistillationTask(Task):
         mse     the mean of (z - t)^2
 
     A score that is NaN, or missing in the column, takes no part, and a row without scores has no weight. No gradient reaches
-    the teacher, or the choice of candidates.
+    the teacher, the choice of candidates, or a learned temperature, which the retrieval task alone moves.
 
     Used alone, it takes scores; in a model's `prediction_tasks` it compares the towers'. Metrics: `<name>/loss`; with a function
     `<name>/agreement`, the share of rows whose best candidate is the teacher's; with a column `<name>/taught`, the share of
@@ -135,6 +135,7 @@ class DistillationTask(Task):
         self.probabilities = probabilities
         self.loss_weight = check_loss_weight(loss_weight)
         self.needs_items = self.scorer is not None
+        self.calls_python = self.scorer is not None and not self.scorer.tensors
         self.supports_jit = self.scorer is None  # the distinct items of a batch are any number
         self._seed = keras.random.SeedGenerator()
         self._mean = keras.metrics.Mean(name=f"{name}/loss")

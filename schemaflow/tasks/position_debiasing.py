@@ -204,7 +204,11 @@ class PositionDebiasing(Debiasing):
             options = EmbeddingOptions(embedding_dim_default=BIAS_DIM)
             chosen = schema.select_by_name([it.name for it in biases])
             chosen.require_fitted()
-            self.encoder = FeatureEncoder(chosen, biases, build_tables(chosen, options), options, dtype="float32")
+            with keras.name_scope(
+                self.name
+            ):  # optimizers name slots after tables, and a tower's may have the same name
+                tables = build_tables(chosen, options)
+            self.encoder = FeatureEncoder(chosen, biases, tables, options, dtype="float32")
         return (self.position, self.click, *biases)
 
     def begin(self, dim: int) -> None:

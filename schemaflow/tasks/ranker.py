@@ -1,29 +1,26 @@
-"""Second stages: heads that score what the index retrieved, by the probabilities of the schema's targets and their values."""
+"""What a second stage is: it scores what the index retrieved, by the probabilities of the schema's targets and their values."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from schemaflow.counts import is_count
 from schemaflow.errors import ConfigError, SchemaError
-from schemaflow.layers.arguments import is_count
-from schemaflow.layers.mlp import MLPBlock
 from schemaflow.losses import check_loss_weight, weighted_mean
-from schemaflow.registry import register
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 from schemaflow.schema.tags import Tags
-from schemaflow.tasks.heads import AttentionHead, Head, MixtureHead
+from schemaflow.tasks.heads import Head
 from schemaflow.tasks.scoring import Scorer, as_scorer
-from schemaflow.tasks.shortlist import nearest_scores, seed_in, shortlist
+from schemaflow.tasks.shortlist import Shortlist, nearest_scores, seed_in, shortlist
 from schemaflow.tasks.targets import RESERVED
 from schemaflow.tasks.terms import Step, Task
 
-__all__ = ["LightRanker", "MixtureOfLogits", "Ranker"]
+__all__ = ["Ranker"]
 
 ALONE = ""
 """Stands for the name of the only target there is, which no feature has."""
@@ -86,7 +83,8 @@ class Ranker(Task):
         self.teacher = _teachers(teacher)
         self.hard, self.random = int(hard), int(random)
         self.needs_items = self.hard + self.random > 0
-        self.supports_jit = not self.needs_items  # the distinct items of a batch are any number
+        self.calls_python = any(isinstance(it, Scorer) and not it.tensors for it in self.teacher.values())
+        self.supports_jit = not (self.needs_items or self.calls_python)  # the distinct items of a batch are any number
         self.num_retrieved = int(num_retrieved)
         self.train_towers, self.train_score, self.probabilities = train_towers, train_score, probabilities
         self.loss_weight = check_loss_weight(loss_weight)
@@ -157,23 +155,26 @@ class Ranker(Task):
         """Return the loss of a batch, a scalar float32, and update the metrics."""
         assert step.query_inputs is not None, "the model gives what a term reads"
         labels = self._labels(step)  # [b, T]
-        shown = self.logits(step.query_inputs, step.queries, step.candidate[:, tf.newaxis], step.training)[
-            :, 0
-        ]  # [b, T]
+        candidates, listed = tf.cast(step.candidate, tf.float32)[:, tf.newaxis], None  # [b, 1, dim]
+        if self.hard + self.random:
+            assert step.items is not None, "the model gives what a term needs"
+            seed = seed_in(step.training, self._generator)
+            listed = shortlist(step.items, step.queries, self.hard, self.random, seed)
+            candidates = tf.concat([candidates, listed.vectors(step.items.vectors)], axis=1)  # [b, 1 + m, dim]
+        # all at once: of what layers add to the loss, Keras keeps that of the last call
+        logits = self.logits(step.query_inputs, step.queries, candidates, step.training)  # [b, 1 + m, T]
+        shown = logits[:, 0]
         self._tell(labels, shown, step.weights)
         rows = tf.reduce_mean(_cross_entropy(self._taught(step, labels), shown), axis=1)  # [b]
         loss = weighted_mean(rows, step.weights)
-        if self.hard + self.random:
-            loss += self._loss_of_others(step)
+        if listed is not None:
+            loss += self._loss_of_others(step, listed, logits[:, 1:])
         self._mean.update_state(loss, sample_weight=tf.shape(shown)[0])
         return loss
 
-    def _loss_of_others(self, step: Step) -> tf.Tensor:
-        """Return the loss on items that rows were not shown, a scalar."""
+    def _loss_of_others(self, step: Step, listed: Shortlist, logits: tf.Tensor) -> tf.Tensor:
+        """Return the loss on items that rows were not shown, [b, m] with logits [b, m, T], a scalar."""
         assert step.items is not None, "the model gives what a term needs"
-        listed = shortlist(step.items, step.queries, self.hard, self.random, seed_in(step.training, self._generator))
-        candidates = listed.vectors(step.items.vectors)  # [b, m, dim]
-        logits = self.logits(step.query_inputs, step.queries, candidates, step.training)  # [b, m, T]
         shape = tf.shape(listed.positions)
         ids = tf.reshape(step.items.ids(tf.reshape(listed.positions, [-1])), shape)
         chosen = ids == step.ids[:, tf.newaxis]  # no zero is said of what the row itself is about
@@ -316,207 +317,14 @@ class Ranker(Task):
             "loss_weight": self.loss_weight,
         }
 
-
-@register("task", "light-ranker")
-@keras.saving.register_keras_serializable("schemaflow")
-class LightRanker(Ranker):
-    """A second stage of several query vectors, of which each candidate chooses: `p = sigmoid(block([c, r, c * r, d, s]) W + b)`.
-
-    `d_n = r_n . c`, `r = sum_n softmax(d)_n r_n` for a candidate's vector c; the r_n are a linear map of what the query
-    tower's block is given, and s is the retrieval's score. What is served goes through two stages: the index fetches
-    `num_retrieved` items, and the best of them by `score = sum_t value_t p_t` come back.
-
-    The loss is a mean of binary cross-entropies over the batch's rows, plus one over items that the row was not shown, whose
-    labels are a teacher's probabilities or else 0. Trained on impressions alone, a ranker has not seen most of what it is
-    to rank, and ranks worse than the index does: construction warns.
-
-    Args:
-        targets: The features to predict, tagged binary, with labels 0 and 1; all that have a `value` if None. A target
-            without one counts for nothing in the score beside others that have one.
-        block: Any Keras layer [rows, width] -> [rows, width]; `MLPBlock([64], final_activation="relu")` if None.
-        num_query_vectors: How many r_n.
-        teacher: What is learned in place of labels, a probability of each pair: a function or `Scorer`; or the name of a
-            feature tagged teacher, which knows of the rows' own items alone; or several by the names of their targets. Where
-            it says NaN, a row keeps its label, and an item that was not shown takes no part.
-        hard: With so many of the nearest items each row is compared, as they were when the epoch began.
-        random: And with so many items at random. The row's own item and known positives get no label 0.
-        num_retrieved: How many items the index fetches for the ranker.
-        train_towers: Whether the loss trains the towers too; else vectors and features are taken without their gradient. It
-            moves the vectors of items that nobody chose, which the retrieval holds in place only where samplers bring them.
-        train_score: Whether it does so through s; a gradient there would bend the retrieval's scores to be odds.
-        probabilities: The teachers give probabilities, from 0 to 1; else log odds.
-        loss_weight: The loss counts this many times in the model's.
-        name: The key of the score in `predict`, and the head of the names of metrics, `<name>/<target>/auc`, and of
-            probabilities, `<name>/<target>`.
-        **kwargs: Of `keras.layers.Layer`.
-
-    Raises:
-        ConfigError: An argument is none of these.
-
-    Example:
-        >>> ranker = LightRanker(["click", "purchase"], num_query_vectors=2)
-        >>> ranker(tf.zeros((3, 5)), tf.zeros((3, 4)), tf.zeros((3, 7, 4))).shape.as_list()
-        [3, 7, 2]
-    """
-
-    def __init__(
-        self,
-        targets: str | Sequence[str] | None = None,
-        block: keras.layers.Layer | None = None,
-        num_query_vectors: int = 4,
-        *,
-        teacher: Any = None,
-        hard: int = 0,
-        random: int = 32,
-        num_retrieved: int = 100,
-        train_towers: bool = False,
-        train_score: bool = False,
-        probabilities: bool = False,
-        loss_weight: float = 1.0,
-        name: str = "light_ranker",
-        **kwargs: Any,
-    ) -> None:
-        if block is not None and not isinstance(block, keras.layers.Layer):
-            raise ConfigError(f"block is {block!r}; expected a Keras layer, such as MLPBlock([64])")
-        _check_counts(num_query_vectors=num_query_vectors)
-        super().__init__(
-            self._head_of,
-            targets,
-            teacher,
-            hard,
-            random,
-            num_retrieved,
-            train_towers,
-            train_score,
-            probabilities,
-            loss_weight,
-            name,
-            **kwargs,
-        )
-        self.block = block
-        self.num_query_vectors = int(num_query_vectors)
-
-    def _head_of(self, outputs: int) -> Head:
-        block = MLPBlock([64], final_activation="relu", dtype=self.dtype_policy) if self.block is None else self.block
-        return AttentionHead(block, self.num_query_vectors, outputs=outputs, dtype=self.dtype_policy)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, and the targets that a schema gave."""
-        return super().get_config() | {
-            "block": None if self.block is None else keras.saving.serialize_keras_object(self.block),
-            "num_query_vectors": self.num_query_vectors,
-        }
-
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "LightRanker":
+    def from_config(cls, config: dict[str, Any]) -> "Ranker":
         """Make the ranker of `get_config`."""
-        return cls(**_rebuilt(config) | {"block": keras.saving.deserialize_keras_object(config["block"])})
-
-
-@register("task", "mixture-of-logits")
-@keras.saving.register_keras_serializable("schemaflow")
-class MixtureOfLogits(Ranker):
-    """A second stage that mixes dot products by gates of the pair: `p = sigmoid(sum_k pi_k(u, x) <f_k(u), g_k(x)> / temperature + b)`.
-
-    f and g give several vectors of length one each, of what the query tower's block is given and of the item's vector; every
-    pair of them is a k, and the retrieval's score is one more. The gates, apart for each target, are
-    `pi = softmax_k(gate(u) * gate(x) + gate(logits))`. A mixture is of higher rank than any one dot product. It is trained and
-    served as `LightRanker` is.
-
-    Args:
-        targets: As of `LightRanker`; so are the other arguments that are not named here.
-        num_query_vectors: Vectors of a query.
-        num_item_vectors: Vectors of an item.
-        dim: Their width.
-        hidden: The width of the hidden layer of f, of g and of each gate.
-        temperature: The dot products, which are cosines, are divided by it: 0.2 allows log odds from -5 to 5.
-        teacher: As of `LightRanker`.
-        hard: Likewise.
-        random: Likewise.
-        num_retrieved: Likewise.
-        train_towers: Likewise.
-        train_score: Likewise.
-        probabilities: Likewise.
-        loss_weight: Likewise.
-        name: Likewise.
-        **kwargs: Of `keras.layers.Layer`.
-
-    Raises:
-        ConfigError: An argument is none of these.
-
-    Source:
-        Zhai et al., "Revisiting neural retrieval on accelerators", KDD 2023. https://doi.org/10.1145/3580305.3599897
-        There the mixture is the retrieval's own similarity and is trained by a sampled softmax; here it ranks what a dot
-        product retrieved (the paper's h-indexer), and is trained on the targets.
-
-    Example:
-        >>> MixtureOfLogits("click")(tf.zeros((3, 5)), tf.zeros((3, 4)), tf.zeros((3, 7, 4))).shape.as_list()
-        [3, 7, 1]
-    """
-
-    def __init__(
-        self,
-        targets: str | Sequence[str] | None = None,
-        num_query_vectors: int = 4,
-        num_item_vectors: int = 4,
-        dim: int = 16,
-        *,
-        hidden: int = 64,
-        temperature: float = 0.2,
-        teacher: Any = None,
-        hard: int = 0,
-        random: int = 32,
-        num_retrieved: int = 100,
-        train_towers: bool = False,
-        train_score: bool = False,
-        probabilities: bool = False,
-        loss_weight: float = 1.0,
-        name: str = "mixture_of_logits",
-        **kwargs: Any,
-    ) -> None:
-        counts = {
-            "num_query_vectors": num_query_vectors,
-            "num_item_vectors": num_item_vectors,
-            "dim": dim,
-            "hidden": hidden,
+        teacher = {
+            target: it if isinstance(it, str) else keras.saving.deserialize_keras_object(it)
+            for target, it in config["teacher"].items()
         }
-        _check_counts(**counts)
-        if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 < temperature < float("inf"):
-            raise ConfigError(f"the temperature is {temperature!r}; expected a number above 0")
-        super().__init__(
-            self._head_of,
-            targets,
-            teacher,
-            hard,
-            random,
-            num_retrieved,
-            train_towers,
-            train_score,
-            probabilities,
-            loss_weight,
-            name,
-            **kwargs,
-        )
-        self.sizes: dict[str, int] = {key: int(size) for key, size in counts.items()}
-        self.temperature: float = float(temperature)
-
-    def _head_of(self, outputs: int) -> Head:
-        return MixtureHead(**self.sizes, temperature=self.temperature, outputs=outputs, dtype=self.dtype_policy)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments, and the targets that a schema gave."""
-        return super().get_config() | self.sizes | {"temperature": self.temperature}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MixtureOfLogits":
-        """Make the ranker of `get_config`."""
-        return cls(**_rebuilt(config))
-
-
-def _check_counts(**counts: int) -> None:
-    if wrong := {name: count for name, count in counts.items() if not is_count(count)}:
-        name, count = next(iter(wrong.items()))
-        raise ConfigError(f"{name} is {count!r}; expected an integer of at least 1")
+        return cls(**config | {"teacher": teacher})
 
 
 def _names(targets: Any) -> list[str] | None:
@@ -543,15 +351,6 @@ def _column_of(kind: str, schema: Schema, name: str) -> Feature:
         f'{kind} has the teacher "{name}", but no feature is tagged so; add it to the schema:'
         f' "{name}: {{dtype: float32, tags: [teacher]}}"'
     )
-
-
-def _rebuilt(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a config, with the teachers made again."""
-    teacher = {
-        target: it if isinstance(it, str) else keras.saving.deserialize_keras_object(it)
-        for target, it in config["teacher"].items()
-    }
-    return {**config, "teacher": teacher}
 
 
 def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

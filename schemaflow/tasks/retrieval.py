@@ -156,6 +156,11 @@ class RetrievalTask(Task):
         self._factorized_metrics.clear()  # in place: Keras tracks, and so reports, what this very list holds
         self._factorized_metrics.extend(given)
 
+    @property
+    def encoded_metrics(self) -> list[FactorizedTopK]:
+        """Those of them that a model encodes its items for."""
+        return [it for it in self.factorized_metrics if it.needs_encoding]
+
     def call(
         self,
         query_embeddings: tf.Tensor,

@@ -4,14 +4,13 @@ A term declares the features that it needs, and gives a loss (`Task`) or a weigh
 weight is learned by (`Debiasing`). Whatever trains a model is one of these, in one list.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
-from schemaflow.errors import ConfigError
 from schemaflow.features.encoders import FeatureEncoder
 from schemaflow.features.kinds import Tensors
 from schemaflow.sampling import Candidates
@@ -19,7 +18,7 @@ from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import Sides
 
-__all__ = ["Debiasing", "Items", "SecondStage", "Step", "Task", "bound", "refuse_twins"]
+__all__ = ["Debiasing", "Items", "SecondStage", "Step", "Task"]
 
 
 class Items(Protocol):
@@ -73,7 +72,8 @@ class Step:
         sampled: Gives the negatives that samplers bring.
         known: Gives the items that are no negatives of a row, [b, None] int64, or None.
         items: All items; None unless a term `needs_items`.
-        temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none.
+        temperature: What the retrieval loss divides scores by, a scalar; 1 where there is none. No gradient passes: where it
+            is learned, the retrieval task alone moves it.
         encoded_queries: Gives the query tower's features, encoded, by `encoded_name`.
         encoded_items: Gives the item tower's features, of the rows' own items.
         ranker: The second stage, where the model has one.
@@ -138,10 +138,14 @@ class Task(_Term):
     Attributes:
         loss_weight: The loss counts this many times in the model's.
         towers: Frozen towers that it holds, for queries and for items, if any.
+        calls_python: Whether it asks a function of NumPy arrays, which XLA cannot compile.
+        taken: Whether a model holds it. No second one takes it once it has weights, which the two would share.
     """
 
     loss_weight: float
     towers: Sequence[Any] = ()
+    calls_python = False
+    taken = False
 
     def begin(self, query_tower: Any, item_tower: Any, tasks: Sequence[Any]) -> None:
         """See the model that holds the task when it is made: let it begin with weights that the task brings, if it brings any.
@@ -159,6 +163,11 @@ class Task(_Term):
     def loss_in(self, step: Step) -> tf.Tensor:
         """Return the loss of a batch, a scalar float32, and update the task's metrics."""
         raise NotImplementedError
+
+    def added(self) -> list[tf.Tensor]:
+        """Return what its layers add to the loss: all regularization but that of frozen towers which it holds."""
+        frozen = [it for tower in self.towers for it in tower.losses]
+        return [tf.cast(it, tf.float32) for it in self.losses if all(it is not other for other in frozen)]
 
     def predictions(
         self, query: tf.Tensor, candidate: tf.Tensor, query_inputs: tf.Tensor | None
@@ -196,26 +205,3 @@ class Debiasing(_Term):
         Args:
             logs: What Keras found in the epoch, by the metrics' names.
         """
-
-
-def refuse_twins(terms: Iterable[Any]) -> None:
-    """Raise `ConfigError` where two terms of a model predict one target or have one name."""
-    seen: dict[tuple[str, str], Any] = {}
-    for term in terms:
-        for what, value in (("target", term.target), ("name", term.name)):
-            if value is not None and (what, value) in seen:
-                raise ConfigError(
-                    f'two terms of the model have the {what} "{value}": {type(seen[what, value]).__name__} and'
-                    f" {type(term).__name__}; give each its own"
-                )
-            if value is not None:
-                seen[what, value] = term
-
-
-def bound(terms: Sequence[Any], schema: Schema, sides: Sides) -> list[Feature]:
-    """Return the features beside the towers' that terms read, each once.
-
-    Raises:
-        SchemaError: One is missing.
-    """
-    return list(dict.fromkeys(feature for term in terms for feature in term.bind(schema, sides)))

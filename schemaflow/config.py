@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +14,7 @@ from pydantic import (
     StrictBool,
     StrictInt,
     StrictStr,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -37,6 +38,18 @@ def _initializers(value: Any) -> Any:
         return value
     raise ConfigError(
         f'"embeddings_initializers": expected the name of a Keras initializer, or names by feature, received {value!r}'
+    )
+
+
+def _propensities(value: Any) -> Any:
+    """Take the name of a feature, or probabilities above 0."""
+    if isinstance(value, str):
+        return value
+    numbers = [as_number(it) for it in value] if isinstance(value, (list, tuple)) else []
+    if numbers and all(type(it) in (int, float) and 0 < it <= 1 for it in numbers):
+        return numbers
+    raise ConfigError(
+        f'"propensities": expected numbers above 0 and up to 1, or the name of a feature, received {value!r}'
     )
 
 
@@ -163,6 +176,17 @@ class SamplerConfig(Document):
         return {key: value for key in ("capacity", "num_sampled") if (value := getattr(self, key)) is not None}
 
 
+_OF_TASK = {
+    "binary-classification": ("target", "dimensions"),
+    "distillation": ("teacher", "loss", "head", "probabilities"),
+    "light-ranker": ("dimensions", "num_retrieved"),
+    "mixture-of-logits": ("num_retrieved",),
+    "regression": ("target", "dimensions"),
+    "retrieval": (),
+}
+"""The keys that a task has beside its kind and its weight."""
+
+
 class TaskConfig(Document):
     """Something to train for; `loss`, `logits_temperature`, … of the towers go to `retrieval`.
 
@@ -172,32 +196,96 @@ class TaskConfig(Document):
             a ranker predicts all binary targets with a value.
         dimensions: The widths of the layers that predict it; of these and of `light-ranker`.
         num_retrieved: How many items the index fetches; of the rankers.
+        teacher: The feature tagged teacher, where the schema tags several; of `distillation`.
+        loss: What compares scores with the teacher's; of `distillation`.
+        head: Whether the teacher teaches the scores that are served, or others beside them; of `distillation`.
+        probabilities: The teacher gives probabilities, not log odds; of `distillation`.
         loss_weight: Of its loss in the sum.
     """
 
-    kind: Literal["binary-classification", "light-ranker", "mixture-of-logits", "regression", "retrieval"]
+    kind: Literal[
+        "binary-classification", "distillation", "light-ranker", "mixture-of-logits", "regression", "retrieval"
+    ]
     target: StrictStr | None = None
     dimensions: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
     num_retrieved: Count | None = None
+    teacher: StrictStr | None = None
+    loss: Literal["bce", "mse"] | None = None
+    head: Literal["shared", "auxiliary"] | None = None
+    probabilities: StrictBool | None = None
     loss_weight: NotNegative = 1.0
 
     @model_validator(mode="after")
     def _own_keys(self) -> Self:
-        foreign = {
-            "retrieval": ("target", "dimensions", "num_retrieved"),
-            "light-ranker": ("target",),
-            "mixture-of-logits": ("target", "dimensions"),
-        }.get(self.kind, ("num_retrieved",))
-        if any(getattr(self, key) is not None for key in foreign):
-            lacks = " and ".join(f'no "{it}"' for it in foreign)
-            raise ConfigError(f'the task "{self.kind}" has {lacks}')
+        _refuse_foreign(self, f'the task "{self.kind}"', ("kind", "loss_weight", *_OF_TASK[self.kind]))
         return self
 
     @property
     def arguments(self) -> dict[str, Any]:
         """What it is made with, but for the layers."""
-        keys = ("target", "num_retrieved", "loss_weight")
-        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+        return _said(self, but=("kind", "dimensions"))
+
+
+class DebiasingConfig(Document):
+    """What weighs examples: `PositionDebiasing` or `UserDebiasing`.
+
+    Args:
+        kind: Its short name.
+        estimator: How the examination of positions is estimated; of `position`, as all below but `clip` and `dimensions`.
+        target: The feature that is clicked, where the schema tags several.
+        propensities: With `given`, the probability of being examined: of each position from the first on, or the feature
+            that holds that of each row.
+        clip: No weight is above it.
+        first: The first position.
+        dimensions: The widths of the layers that read the vectors.
+        dropout: Of the additive estimator.
+    """
+
+    kind: Literal["position", "user"]
+    estimator: Literal["examination", "additive", "given"] | None = None
+    target: StrictStr | None = None
+    propensities: (
+        Annotated[
+            Any,
+            PlainValidator(_propensities),
+            WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}}]}),
+        ]
+        | None
+    ) = None
+    clip: Annotated[float, BeforeValidator(as_number), Field(ge=1), Finite] | None = None
+    first: Annotated[StrictInt, Field(ge=0)] | None = None
+    dimensions: Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    dropout: Annotated[float, BeforeValidator(as_number), Field(ge=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _own_keys(self) -> Self:
+        whose, given = f'the debiasing "{self.kind}"', self.estimator == "given"
+        if self.kind == "user":
+            _refuse_foreign(self, whose, ("kind", "clip", "dimensions"))
+        elif given != (self.propensities is not None):
+            raise ConfigError(f'{whose} has "propensities" with "estimator: given" alone, which needs them')
+        elif given:
+            own = ("kind", "estimator", "propensities", "clip", "first")
+            _refuse_foreign(self, f"{whose} whose propensities are given", own)
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it is made with, but for the layers."""
+        return _said(self, but=("kind", "dimensions"))
+
+
+def _said(part: Document, but: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a document says of itself, without some keys."""
+    given = ((key, getattr(part, key)) for key in type(part).model_fields if key not in but)
+    return {key: value for key, value in given if value is not None}
+
+
+def _refuse_foreign(part: Document, whose: str, own: tuple[str, ...]) -> None:
+    """Raise `ConfigError` where a document says keys that are not its own."""
+    if foreign := _said(part, but=own):
+        lacks = " and ".join(f'no "{key}"' for key in foreign)
+        raise ConfigError(f"{whose} has {lacks}; its keys are {', '.join(own)}")
 
 
 _OF_ONE_TARGET = ("regression", "binary-classification")
@@ -210,6 +298,7 @@ _OF_RETRIEVAL = (
     "samplers",
     "correction",
     "mask_known_positives",
+    "debiasing",
 )
 """Keys of the towers that only the retrieval task reads."""
 
@@ -230,6 +319,7 @@ class TowersConfig(Document):
         correction: Correct the logits for each item's probability of being sampled.
         mask_known_positives: No item that a user chose anywhere in the training is a negative of that user.
         prediction_tasks: What is trained for; retrieval if not given.
+        debiasing: What weighs the examples of retrieval by where and to whom they were shown.
     """
 
     query: TowerConfig = TowerConfig()
@@ -248,14 +338,16 @@ class TowersConfig(Document):
     prediction_tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (
         TaskConfig(kind="retrieval"),
     )
+    debiasing: Annotated[tuple[DebiasingConfig, ...], BeforeValidator(as_tuple)] = ()
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         tasks = [(task.kind, task.target) for task in self.prediction_tasks]
-        kinds = [sampler.kind for sampler in self.samplers]
-        problems = [
-            f'"samplers" names {it} twice; expected it once' for it in sorted(set(kinds)) if kinds.count(it) > 1
-        ]
+        problems = []
+        for key in ("samplers", "debiasing"):
+            kinds = [part.kind for part in getattr(self, key)]
+            twice = [it for it in sorted(set(kinds)) if kinds.count(it) > 1]
+            problems += [f'"{key}" names {it} twice; expected it once' for it in twice]
         for kind, target in dict.fromkeys(it for it in tasks if tasks.count(it) > 1):
             once = "a target for each" if kind in _OF_ONE_TARGET and not target else "it once"
             problems.append(
@@ -371,9 +463,7 @@ class RunConfig(Document):
         else:
             parsed = parse(text, cls, str(path))
             config = parsed.require(ConfigError)
-            config._places = {
-                location: parsed.where(location) for location, _ in config._features() + config._targets()
-            }
+            config._places = {location: parsed.where(location) for location, _ in config._features() + config._named()}
         config._folder = Path(path).parent
         return config
 
@@ -385,24 +475,35 @@ class RunConfig(Document):
     def _features(self) -> list[tuple[Location, str]]:
         return [(("features", place), name) for place, name in enumerate(self.features or ())]
 
-    def _targets(self) -> list[tuple[Location, str]]:
-        tasks = enumerate(self.towers.prediction_tasks)
-        return [(("towers", "prediction_tasks", place, "target"), it.target) for place, it in tasks if it.target]
+    def _named(self) -> list[tuple[Location, str]]:
+        """Return the features that tasks and debiasing name, with where they do."""
+        parts: dict[str, Sequence[TaskConfig | DebiasingConfig]] = {
+            "prediction_tasks": self.towers.prediction_tasks,
+            "debiasing": self.towers.debiasing,
+        }
+        return [
+            (("towers", key, place, role), name)
+            for key, listed in parts.items()
+            for place, it in enumerate(listed)
+            for role in ("target", "teacher", "propensities")
+            if isinstance(name := getattr(it, role, None), str)
+        ]
 
     def select(self, schema: Schema) -> Schema:
         """Return the schema with the features that the run names; all of it, where it names none.
 
         Raises:
-            ConfigError: The schema has no feature of a name, or a task's target is left out.
+            ConfigError: The schema has no feature of a name, or one that a task or debiasing reads is left out.
         """
         problems = []
-        for location, name in self._features() + self._targets():
+        for location, name in self._features() + self._named():
             at = self._places.get(location, "")
             if name not in schema:
                 hint = suggest(name, schema.column_names) or f" (features: {', '.join(schema.column_names)})"
                 problems.append(f'{at}there is no feature "{name}" in {self.schema_file}{hint}')
             elif self.features is not None and name not in self.features:
-                problems.append(f'{at}the target "{name}" is not among the "features" of the run; name it there too')
+                role = location[-1]
+                problems.append(f'{at}the {role} "{name}" is not among the "features" of the run; name it there too')
         if problems:
             raise ConfigError(*problems)
         return schema if self.features is None else schema.select_by_name(self.features)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemaflow.bulk import embed, recommend_all
-from schemaflow.config import HistoryConfig, RunConfig, TaskConfig, TowerConfig, TowersConfig
+from schemaflow.config import DebiasingConfig, HistoryConfig, RunConfig, TaskConfig, TowerConfig, TowersConfig
 from schemaflow.data.join import read_ids, read_table
 from schemaflow.errors import ConfigError, DataError
 from schemaflow.evaluation import NothingToFindError, Report, evaluate
@@ -30,7 +30,7 @@ from schemaflow.schema.schema import Schema
 from schemaflow.schema.sides import sides_of, tower_tags
 from schemaflow.schema.sources import Source, open_source
 from schemaflow.schema.tags import Tags
-from schemaflow.tasks import RetrievalTask, Task
+from schemaflow.tasks import Debiasing, RetrievalTask, Task
 
 __all__ = ["Run", "embed", "recommend_all", "recommend_in_fresh_process", "train"]
 
@@ -192,6 +192,7 @@ def _model(config: RunConfig, schema: Schema, training: Source, candidates: Sour
         embedding_options=config.embedding_options.options(),
         prediction_tasks=tasks,
         samplers=samplers,
+        debiasing=[_debiasing(it) for it in towers.debiasing],
         history=None if towers.history is None else _history(towers.history),
         l2_normalize=towers.l2_normalize,
         correction=towers.correction,
@@ -213,9 +214,17 @@ def _task(towers: TowersConfig, task: TaskConfig) -> Task:
             matryoshka_dims=towers.matryoshka_dims,
             loss_weight=task.loss_weight,
         )
-    layers = {} if task.dimensions is None else {"block": MLPBlock(task.dimensions, final_activation="relu")}
-    made: Task = lookup("task", task.kind)(**task.arguments, **layers)
+    made: Task = lookup("task", task.kind)(**task.arguments, **_layers(task))
     return made
+
+
+def _debiasing(term: DebiasingConfig) -> Debiasing:
+    made: Debiasing = lookup("debiasing", term.kind)(**term.arguments, **_layers(term))
+    return made
+
+
+def _layers(part: TaskConfig | DebiasingConfig) -> dict[str, MLPBlock]:
+    return {} if part.dimensions is None else {"block": MLPBlock(part.dimensions, final_activation="relu")}
 
 
 def _history(history: HistoryConfig) -> UserHistoryEncoder:

@@ -7,15 +7,19 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import schemaflow as sf
-from schemaflow.config import SamplerConfig, TaskConfig, TowersConfig
+from schemaflow import workflows
+from schemaflow.config import DebiasingConfig, SamplerConfig, TaskConfig, TowersConfig
 from schemaflow.errors import ConfigError
 from schemaflow.negatives import CORRECTIONS
 from schemaflow.registry import names
+from schemaflow.tasks.distillation import HEADS
+from schemaflow.tasks.position_debiasing import ESTIMATORS
 from schemaflow.workflows import train
 from tests.commands import ROOT, schemaflow
 
@@ -333,8 +337,8 @@ def test_a_run_file_says_all_of_the_training(judged: Path) -> None:
     assert len(run.recommender.recommend({"user_id": ["u00003"]}, k=4).identifiers[0]) == 4
 
 
-OF_PYTHON = ("distillation", "reward-alignment")
-"""Tasks that are taught by functions, which no YAML can say."""
+OF_PYTHON = ("reward-alignment",)
+"""Tasks that a function teaches, which no YAML can say."""
 
 
 def test_the_names_in_a_run_file_are_those_of_the_registry() -> None:
@@ -344,11 +348,17 @@ def test_the_names_in_a_run_file_are_those_of_the_registry() -> None:
     for model, key, kind in [
         (SamplerConfig, "kind", "sampler"),
         (TaskConfig, "kind", "task"),
+        (DebiasingConfig, "kind", "debiasing"),
         (TowersConfig, "loss", "loss"),
     ]:
         assert said(model, key) == [it for it in names(kind) if it not in OF_PYTHON]
-    optional, _ = get_args(TowersConfig.model_fields["correction"].annotation)
-    assert get_args(optional) == CORRECTIONS
+    for part, key, known in [
+        (TowersConfig, "correction", CORRECTIONS),
+        (DebiasingConfig, "estimator", ESTIMATORS),
+        (TaskConfig, "head", HEADS),
+    ]:
+        optional, _ = get_args(part.model_fields[key].annotation)
+        assert get_args(optional) == known
 
 
 @pytest.mark.parametrize(
@@ -364,7 +374,7 @@ def test_the_names_in_a_run_file_are_those_of_the_registry() -> None:
         (", capacity: 32", "", "12:5", 'the sampler "cross-batch" needs "capacity"'),
         ("uniform, num_sampled: 4", "uniform, num_sampled: 4, capacity: 4", "13:5", 'the sampler "uniform" has no "capacity"'),
         ("uniform, num_sampled: 4", "uniform, seed: 1", "13:21", 'unknown key "seed" in "towers.samplers"; known: kind, capacity, num_sampled'),
-        ("retrieval, loss_weight: 2", "retrieval, target: stars", "18:5", 'the task "retrieval" has no "target" and no "dimensions" and no "num_retrieved"'),
+        ("retrieval, loss_weight: 2", "retrieval, target: stars", "18:5", 'the task "retrieval" has no "target"; its keys are kind, loss_weight'),
         ("regression, target", "regresion, target", "19:6", 'did you mean "regression"'),
         ("loss_weight: 0.5", "loss_weight: -1", "19:39", '"loss_weight" in "towers.prediction_tasks": expected greater than or equal to 0'),
         ("[6]", "[]", "19:57", '"dimensions" in "towers.prediction_tasks": expected at least 1 item'),
@@ -382,6 +392,162 @@ def test_a_mistake_in_the_training_is_one_line(tmp_path: Path, old: str, new: st
     assert len(raised.value.problems) == 1
     assert str(raised.value).startswith(f"{file}:{where}: ")
     assert "\n" not in str(raised.value)
+
+
+IMPRESSIONS = """\
+version: 1
+schema: feed.yaml
+towers:
+  query: {dimensions: [8]}
+  prediction_tasks:
+  - {kind: retrieval}
+  - {kind: light-ranker, dimensions: [4], num_retrieved: 20}
+  - {kind: distillation, teacher: judged, loss: mse, head: auxiliary, probabilities: true, loss_weight: 0.1}
+  debiasing:
+  - {kind: position, estimator: additive, target: click, clip: 5, first: 1, dimensions: [4], dropout: 0.2}
+  - {kind: user, clip: 4, dimensions: [6]}
+optimizer: {learning_rate: 0.01}
+epochs: 1
+batch_size: 128
+evaluation: {ks: [5]}
+"""
+FEED = """\
+version: 1
+features:
+  user_id: {dtype: int64, tags: [user, id], cardinality: 20}
+  item_id: {dtype: int64, tags: [item, id], cardinality: 30}
+  slot:    {dtype: int32, tags: [position], cardinality: 6}
+  device:  {dtype: string, tags: [bias], vocabulary: [desktop, phone]}
+  click:   {dtype: int8, tags: [target, binary], value: 1}
+  judged:  {dtype: float32, tags: [teacher]}
+  guessed: {dtype: float32, tags: [teacher]}
+  seen:    {dtype: float32}
+"""
+
+
+@pytest.fixture
+def feed(tmp_path: Path) -> Path:
+    """A log of impressions with a teacher's judgements, and a run that is debiased and taught."""
+    rng, rows = np.random.default_rng(8), 400
+    log = {
+        "user_id": rng.integers(20, size=rows),
+        "item_id": rng.integers(30, size=rows),
+        "slot": rng.integers(1, 6, size=rows).astype(np.int32),
+        "device": rng.choice(["desktop", "phone"], size=rows),
+        "click": rng.integers(2, size=rows).astype(np.int8),
+        "judged": rng.uniform(0.1, 0.9, size=rows).astype(np.float32),
+        "guessed": rng.uniform(0.1, 0.9, size=rows).astype(np.float32),
+        "seen": rng.uniform(0.1, 1.0, size=rows).astype(np.float32),
+    }
+    pq.write_table(pa.table(log), tmp_path / "interactions.parquet")
+    (tmp_path / "feed.yaml").write_text(FEED, encoding="utf-8")
+    (tmp_path / "feed.run.yaml").write_text(IMPRESSIONS, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_run_file_says_debiasing_and_a_column_that_teaches(feed: Path) -> None:
+    model = train(sf.RunConfig.from_yaml(feed / "feed.run.yaml")).model
+    _, ranker, taught = model.tasks
+    position, user = model.debiasing
+    assert (type(taught), taught.column, taught.loss, taught.head) == (
+        sf.DistillationTask,
+        "judged",
+        "mse",
+        "auxiliary",
+    )
+    assert (taught.probabilities, taught.loss_weight, taught.on) == (True, 0.1, "retrieval")
+    assert (type(ranker), ranker.num_retrieved) == (sf.LightRanker, 20)
+    assert (type(position), position.estimator, position.label) == (sf.PositionDebiasing, "additive", "click")
+    assert (position.clip, position.first, position.dropout, position.block.dimensions) == (5.0, 1, 0.2, [4])
+    assert (type(user), user.clip, user.block.dimensions) == (sf.UserDebiasing, 4.0, [6])
+    examined = position.examination({"device": "phone"})
+    assert examined.shape == (5,)
+    assert not np.array_equal(examined, np.ones(5))  # it was trained
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("{kind: position}", {}),
+        ("{kind: position, estimator: given, propensities: [1, 5e-1]}", {"propensities": [1.0, 0.5]}),
+        ("{kind: position, estimator: given, propensities: seen, first: 0}", {"propensities": "seen", "first": 0}),
+    ],
+)
+def test_debiasing_is_made_as_a_run_says(feed: Path, said: str, expected: dict[str, Any]) -> None:
+    text = IMPRESSIONS[: IMPRESSIONS.index("  - {kind: position")] + f"  - {said}\n"
+    (feed / "it.run.yaml").write_text(text, encoding="utf-8")
+    (config,) = sf.RunConfig.from_yaml(feed / "it.run.yaml").towers.debiasing
+    made = workflows._debiasing(config)
+    estimator = "given" if expected else "examination"
+    assert made.get_config() == sf.PositionDebiasing(estimator, **expected).get_config()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "problem"),
+    [
+        ("{kind: user, clip: 4, dimensions: [6]}", "user", "11:5", 'expected keys and values, received "user"'),
+        ("kind: position", "kind: positions", "10:6", '"kind" in "towers.debiasing": expected .*; did you mean "position"'),
+        ("additive", "additve", "10:22", '"estimator" in "towers.debiasing": expected .*; did you mean "additive"'),
+        ("clip: 5", "clip: 0.5", "10:58", '"clip" in "towers.debiasing": expected greater than or equal to 1'),
+        ("user, clip: 4", "user, first: 1", "11:5", 'the debiasing "user" has no "first"; its keys are kind, clip, dimensions'),
+        ("user, clip: 4", "user, cap: 4", "11:18", 'unknown key "cap" in "towers.debiasing"'),
+        ("additive", "given", "10:5", '"propensities" with "estimator: given" alone, which needs them'),
+        ("dropout: 0.2", "propensities: [1]", "10:5", '"propensities" with "estimator: given" alone, which needs them'),
+        ("dropout: 0.2", "propensities: [2]", "10:94", "numbers above 0 and up to 1, or the name of a feature, received "),
+        ("dropout: 0.2", "propensities: []", "10:94", "numbers above 0 and up to 1, or the name of a feature, received "),
+        (
+            "additive, target: click, clip: 5, first: 1, dimensions: [4], dropout: 0.2",
+            "given, propensities: seen, target: click, dimensions: [4]",
+            "10:5",
+            'the debiasing "position" whose propensities are given has no "target" and no "dimensions"',
+        ),
+        ("kind: user, clip: 4", "kind: position", "3:1", '"debiasing" names position twice; expected it once'),
+        ("loss: mse", "loss: kl", "8:43", '"loss" in "towers.prediction_tasks": expected \'bce\' or \'mse\', received "kl"'),
+        ("head: auxiliary", "hard: 8", "8:54", 'unknown key "hard" in "towers.prediction_tasks"'),
+        ("distillation, teacher: judged", "distillation, target: click", "8:5", 'the task "distillation" has no "target"; its keys'),
+        ("num_retrieved: 20", "teacher: judged", "7:5", 'the task "light-ranker" has no "teacher"; its keys'),
+        ("  - {kind: retrieval}\n", "", "3:1", '"debiasing" is of the retrieval task, which "prediction_tasks" lacks'),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_debiasing_or_a_teacher_is_one_line(
+    tmp_path: Path, old: str, new: str, where: str, problem: str
+) -> None:
+    assert IMPRESSIONS.count(old) == 1
+    file = tmp_path / "it.run.yaml"
+    file.write_text(IMPRESSIONS.replace(old, new), encoding="utf-8")
+    with pytest.raises(ConfigError, match=problem) as raised:
+        sf.RunConfig.from_yaml(file)
+    assert len(raised.value.problems) == 1
+    assert str(raised.value).startswith(f"{file}:{where}: ")
+
+
+def test_what_debiasing_and_a_teacher_read_is_looked_for_where_it_is_named(feed: Path) -> None:
+    file, schema = feed / "feed.run.yaml", sf.Schema.from_yaml(feed / "feed.yaml")
+    some = "features: [user_id, item_id, slot, click]\ntowers:"
+    additive = "additive, target: click, clip: 5, first: 1, dimensions: [4], dropout: 0.2"
+    for old, new, problem in [
+        ("teacher: judged", "teacher: juged", f'{file}:8:26: there is no feature "juged" in '),
+        ("target: click", "target: clik", f'{file}:10:43: there is no feature "clik" in '),
+        (additive, "given, propensities: sene", f'{file}:10:40: there is no feature "sene" in '),
+        (
+            "towers:",
+            some,
+            f'{file}:9:26: the teacher "judged" is not among the "features" of the run; name it there too',
+        ),
+    ]:
+        file.write_text(IMPRESSIONS.replace(old, new), encoding="utf-8")
+        with pytest.raises(ConfigError) as raised:
+            sf.RunConfig.from_yaml(file).select(schema)
+        assert str(raised.value).startswith(problem)
+        assert len(raised.value.problems) == 1
+
+
+def test_the_json_schema_of_a_run_tells_of_debiasing() -> None:
+    parts = sf.RunConfig.model_json_schema()["$defs"]
+    for name in ("DebiasingConfig", "TaskConfig"):
+        assert all(it.get("description") for it in parts[name]["properties"].values()), name
+    assert parts["DebiasingConfig"]["properties"]["kind"]["enum"] == ["position", "user"]
+    assert [it["type"] for it in parts["DebiasingConfig"]["properties"]["propensities"]["anyOf"]]
 
 
 def test_what_only_retrieval_reads_is_not_said_without_it(tmp_path: Path) -> None:

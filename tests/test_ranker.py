@@ -376,7 +376,7 @@ def test_run_files_name_rankers() -> None:
     for keys, message in [
         (
             {"kind": "mixture-of-logits", "dimensions": [6]},
-            'task "mixture-of-logits" has no "target" and no "dimensions"',
+            'task "mixture-of-logits" has no "dimensions"; its keys are kind, loss_weight, num_retrieved',
         ),
         ({"kind": "regression", "num_retrieved": 5}, 'the task "regression" has no "num_retrieved"'),
     ]:

@@ -58,6 +58,14 @@ def test_the_systems_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(recommender.recommend(user, k=5, exclude=["i00003"]).identifiers[0]) == 5
 
 
+def test_the_run_of_the_systems_is_one(tmp_path: Path) -> None:
+    (tmp_path / "feed.run.yaml").write_text(block("<!-- run of systems -->"), encoding="utf-8")
+    config = sf.RunConfig.from_yaml(tmp_path / "feed.run.yaml")
+    schema = sf.Schema.from_yaml(Path(__file__).parent.parent / config.schema_path)
+    assert config.select(schema) == schema
+    assert [it.kind for it in config.towers.debiasing] == ["position", "user"]
+
+
 def test_the_serving_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

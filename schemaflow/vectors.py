@@ -1,6 +1,6 @@
 """Vectors of whole tables, by a model's towers as they are, and the index of a table's items."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from schemaflow.data.encode import Array
 from schemaflow.data.join import as_side_table, read_ids, refuse_repeated
 from schemaflow.errors import DataError
 from schemaflow.features.catalogue import ItemCatalogue
+from schemaflow.features.kinds import Tensors
 from schemaflow.index import BruteForce, Index
 from schemaflow.schema.feature import Feature
 from schemaflow.schema.schema import Schema
@@ -41,9 +42,10 @@ class Vectors:
         self._schema, self._sides = schema, sides
         # as Keras traces its steps; AutoGraph's parsing, besides, fails beside that of a traceback in a reader's thread
         traced = partial(tf.function, reduce_retracing=True, autograph=False)
-        self._query = traced(lambda batch: tf.cast(query_tower(batch), tf.float32))
-        self._inputs = traced(lambda batch: tf.cast(query_tower.inputs_of(batch), tf.float32))
-        self._item = traced(lambda batch: tf.cast(item_tower(batch), tf.float32))
+        # partial: TensorFlow warns of code that is traced for the fifth time, be it by the first use of a fifth model
+        self._query, self._item, self._inputs = (
+            traced(partial(_single, it)) for it in (query_tower, item_tower, query_tower.inputs_of)
+        )
 
     def queries(self, x: Any, batch_size: int, tables: str | Path | None) -> Array:
         """Return the vectors of queries, [n, dim] float32, or [n, K, dim]; `x` is a table or a dataset."""
@@ -96,3 +98,7 @@ class Vectors:
         index = BruteForce() if index is None else index
         index.k = index.k if k is None else k
         return index.index(vectors, ids.to_numpy(zero_copy_only=False))
+
+
+def _single(encode: Callable[[Tensors], tf.Tensor], batch: Tensors) -> tf.Tensor:
+    return tf.cast(encode(batch), tf.float32)

@@ -123,6 +123,17 @@ def test_what_fit_prints_is_a_mean_over_the_rows_of_the_epoch(schema: sf.Schema,
     assert printed == pytest.approx((8 * parts[0] + 2 * parts[1]) / 10, rel=1e-5)
 
 
+def test_one_model_after_the_other_is_no_reason_to_warn(caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow counts how often the same code is traced, and five models' first uses would be too often."""
+    ids = sf.Schema((
+        sf.Feature(name="user", dtype="int64", tags=("user", "id"), cardinality=3),
+        sf.Feature(name="item", dtype="int64", tags=("item", "id"), cardinality=4),
+    ))  # fmt: skip
+    for _ in range(6):
+        assert sf.TwoTowerModel(ids, sf.MLPBlock([2])).query_embeddings({"user": [1]}).shape == (1, 2)
+    assert not caplog.records
+
+
 def test_training_is_the_same_under_a_seed(schema: sf.Schema, data: sf.datasets.DataFolder) -> None:
     vectors = []
     for seed in (1, 1, 2):

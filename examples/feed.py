@@ -88,28 +88,28 @@ def debiased() -> dict[str, Any]:
     return {**history(), "debiasing": sf.PositionDebiasing(target="click")}
 
 
-def distilled() -> list[Any]:
-    """Return the tasks of a retrieval that listens to the main ranker, which scores what was never shown, too."""
-    return [sf.RetrievalTask(), sf.DistillationTask(of_pairs(believed), loss_weight=2.0)]
-
-
 def ranked() -> list[Any]:
-    """Return these and a second stage, which is served behind the index."""
-    teachers = {"click": of_pairs(believed)}
-    return [*distilled(), sf.LightRanker(["click", "purchase"], teacher=teachers, num_retrieved=50)]
+    """Return the tasks of a retrieval, and of a second stage behind the index, which the main ranker teaches."""
+    teachers = {"click": of_pairs(believed)}  # of what was never shown, too
+    return [sf.RetrievalTask(), sf.LightRanker(["click", "purchase"], teacher=teachers, num_retrieved=20)]
+
+
+def distilled() -> list[Any]:
+    """Return these and what has the towers listen to the main ranker."""
+    return [*ranked(), sf.DistillationTask(of_pairs(believed), loss_weight=2.0)]
 
 
 def aligned(base: sf.TwoTowerModel) -> list[Any]:
     """Return these and a reward, for a model that begins where another stands."""
-    return [*ranked(), sf.RewardAlignmentTask(of_pairs(worth), base=base, beta=0.5)]
+    return [*distilled(), sf.RewardAlignmentTask(of_pairs(worth), base=base, beta=0.5)]
 
 
 parts = {
     "clicks and purchases alone": lambda _: trained(sf.RetrievalTask()),
     "+ history": lambda _: trained(sf.RetrievalTask(), **history()),
     "+ debiasing": lambda _: trained(sf.RetrievalTask(), **debiased()),
-    "+ distillation": lambda _: trained(*distilled(), **debiased()),
     "+ light ranker": lambda _: trained(*ranked(), **debiased()),
+    "+ distillation": lambda _: trained(*distilled(), **debiased()),
     "+ alignment": lambda base: trained(*aligned(base), **debiased()),
 }
 model = None

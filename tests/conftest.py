@@ -1,5 +1,6 @@
 """What the tests share: one small generated data folder, one trained model, fixed seeds."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import settings
 
 import schemaflow as sf
+
+gc.set_threshold(50_000, 20, 20)  # TensorFlow's graphs are many objects, gone through in vain every 700 new ones
 
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("fixed")

@@ -88,7 +88,9 @@ def check_layers(query_tower: Any, **others: Any) -> None:
 
 
 def listed(given: Any) -> list[Any]:
-    """Return what may be given alone, as a list."""
+    """Return what may be given alone or not at all, as a list."""
+    if given is None:
+        return []
     return list(given) if isinstance(given, (list, tuple)) else [given]
 
 

@@ -267,6 +267,8 @@ class DebiasingConfig(Document):
         elif given:
             own = ("kind", "estimator", "propensities", "clip", "first")
             _refuse_foreign(self, f"{whose} whose propensities are given", own)
+        elif self.estimator != "additive" and self.dropout is not None:
+            raise ConfigError(f'{whose} has "dropout" with "estimator: additive" alone')
         return self
 
     @property

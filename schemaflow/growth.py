@@ -377,13 +377,12 @@ def _rest(model: keras.Model, tables: set[int]) -> list[Any]:
     return [it for it in model.variables if id(it) not in left_out]
 
 
-def _assign_rest(old: Sequence[Any], new: Sequence[Any], owner: str) -> None:
+def _assign_rest(old: Sequence[Any], new: Sequence[Any], owner: str, instead: str = "") -> None:
     odd = next((it.path for it, other in zip(old, new, strict=False) if it.shape != other.shape), None)
     if odd is not None or len(old) != len(new):
         which = f'"{odd}"' if odd is not None else f"{len(old)} variables, where {len(new)} are to be"
         raise ConfigError(
-            f"{owner} keeps {which}, which does not grow by the rows of an embedding table; train a new model, or compile"
-            " this one with another optimizer before it grows"
+            f"{owner} keeps {which}, which does not grow by the rows of an embedding table; train a new model{instead}"
         )
     for it, other in zip(old, new, strict=True):
         other.assign(it)
@@ -410,6 +409,7 @@ def _carry_optimizer(old: keras.Model, new: keras.Model, grown: Sequence[_Grown]
         [it for it in old.optimizer.variables if id(it) not in known],
         [it for it in new.optimizer.variables if id(it) not in taken],
         f"the optimizer {type(old.optimizer).__name__}",
+        ", or compile this one with another optimizer before it grows",
     )
 
 

@@ -144,7 +144,7 @@ class TwoTowerModel(keras.Model):
         debiasing, history = listed(kwargs.pop("debiasing", ())), kwargs.pop("history", None)
         check_names(kwargs)
         super().__init__(**kwargs)
-        self._judged = False
+        self._judged = self._masked = False
         self.retrieval: RetrievalTask | None = None
         self.ranker: Ranker | None = None
         schema = as_schema(schema)
@@ -168,10 +168,10 @@ class TwoTowerModel(keras.Model):
         self.history_encoder = checked_history(history, sides)
         self._add_towers(query_tower, fresh_copy(query_tower) if item_tower is None else item_tower, l2_normalize)
         tasks = tasks_of(prediction_tasks, loss, logits_temperature, l2_normalize)
-        self._add_terms(admitted(tasks, debiasing, schema, sides))
+        terms = admitted(tasks, debiasing, schema, sides)
+        self._add_terms(terms)
         self._add_negatives(samplers, correction, candidates, known_positives)
-        for task in self.tasks:
-            task.taken = True
+        terms.begin(self.query_tower, self.item_tower)  # once nothing is refused: with weights they are this model's
         self.built = True
 
     def _add_towers(self, query: keras.layers.Layer, item: keras.layers.Layer, l2_normalize: bool) -> None:
@@ -202,7 +202,6 @@ class TwoTowerModel(keras.Model):
             self.retrieval.expect(self.query_tower.dim, self._arguments["l2_normalize"])
         several = self.retrieval is not None and len(self.tasks) + len(self.debiasing) > 1
         self._retrieval_mean = keras.metrics.Mean(name="retrieval/loss") if several else None  # else the loss says it
-        terms.begin(self.query_tower, self.item_tower)
         own = [term.encoder for term in (*self.tasks, *self.debiasing) if term.encoder is not None]
         encoders = (self.query_tower.encoder, self.item_tower.encoder, *own)
         self._inputs = Inputs(self.schema, self.sides, terms.beside, encoders)
@@ -267,7 +266,7 @@ class TwoTowerModel(keras.Model):
             training: Reaches the towers' layers through Keras.
         """
         chosen = None
-        if (training or self._judged) and self.query_tower.encoder.mask_target:
+        if (training or self._masked) and self.query_tower.encoder.mask_target:
             rows = self.item_tower.encoder.rows(self.sides.item_id.name, inputs)
             own = rows >= self.schema.domains[self.sides.item_id.table].reserved  # the rows before are of no one item
             chosen = {self.sides.item_id.table: tf.where(own, rows, -1)}
@@ -417,6 +416,14 @@ class TwoTowerModel(keras.Model):
         with self._judging():
             return super().test_on_batch(*args, **kwargs)
 
+    def test_step(self, data: Any) -> Any:
+        """Return what Keras's step does, with what is to be found kept out of histories."""
+        before, self._masked = self._masked, True  # while the step is traced, and nothing else is
+        try:
+            return super().test_step(data)
+        finally:
+            self._masked = before
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The metrics that are counted now: in training, those over the whole catalogue where they are asked for."""
@@ -426,7 +433,7 @@ class TwoTowerModel(keras.Model):
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
-        """Count the metrics that rank the whole catalogue, and keep what is to be found out of histories."""
+        """Count the metrics that rank the whole catalogue."""
         self.encode_candidates()
         before, self._judged = self._judged, True
         try:

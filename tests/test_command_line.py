@@ -492,6 +492,7 @@ def test_debiasing_is_made_as_a_run_says(feed: Path, said: str, expected: dict[s
         ("user, clip: 4", "user, first: 1", "11:5", 'the debiasing "user" has no "first"; its keys are kind, clip, dimensions'),
         ("user, clip: 4", "user, cap: 4", "11:18", 'unknown key "cap" in "towers.debiasing"'),
         ("additive", "given", "10:5", '"propensities" with "estimator: given" alone, which needs them'),
+        ("additive", "examination", "10:5", '"dropout" with "estimator: additive" alone'),
         ("dropout: 0.2", "propensities: [1]", "10:5", '"propensities" with "estimator: given" alone, which needs them'),
         ("dropout: 0.2", "propensities: [2]", "10:94", "numbers above 0 and up to 1, or the name of a feature, received "),
         ("dropout: 0.2", "propensities: []", "10:94", "numbers above 0 and up to 1, or the name of a feature, received "),

@@ -210,6 +210,22 @@ def test_the_target_never_sits_in_its_own_history_where_it_is_to_be_found() -> N
     assert same == {True: (True, True), False: (False, False)}
 
 
+def test_what_a_callback_asks_within_an_evaluation_is_not_hidden() -> None:
+    model, table = model_of(dropout=0.0)
+    model.compile()
+    told = tf.data.Dataset.from_tensors(leaking(next(iter(sf.read_parquet(table, model.schema, batch_size=5)))))
+    scores = model(next(iter(told)))["score"].numpy()
+
+    class Asking(keras.callbacks.Callback):
+        def on_test_end(self, logs: Any = None) -> None:
+            self.found = self.model.predict(told, verbose=0)["score"]
+
+    asking = Asking()
+    model.evaluate(told, verbose=0, callbacks=[asking])
+    assert asking.found == pytest.approx(scores, abs=1e-6)
+    assert model.predict(told, verbose=0)["score"] == pytest.approx(scores, abs=1e-6)
+
+
 def test_items_out_of_the_vocabulary_hide_no_other_of_their_kind() -> None:
     model, table = model_of(dropout=0.0)
     strange = table.slice(4).set_column(table.column_names.index("item"), "item", pa.array(["new"]))

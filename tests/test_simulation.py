@@ -151,8 +151,10 @@ def test_its_schema_reads_it_and_a_model_trains(tmp_path: Path, log: Slates | Ch
         ({"log": Slates(slots=2, examination=(1.0,))}, "examination has 1 numbers; expected one for each of 2 slots"),
         ({"log": Slates(slots=2, examination=(0.5, 0.2))}, "expected 1 first, and numbers above 0"),
         ({"log": Choices(clicks=2, held_out=1)}, "held_out is 1; expected a share"),
-        ({"log": Slates(slots=2, history=-1)}, "history is -1; expected at least 0"),
-        ({"log": Slates(slots=2), "dim": 0}, "dim is 0; expected at least 1"),
+        ({"log": Slates(slots=2, history=-1)}, "history is -1; expected an integer of at least 0"),
+        ({"log": Slates(slots=2), "dim": 0}, "dim is 0; expected an integer of at least 1"),
+        ({"log": Slates(slates="3")}, "slates is '3'; expected an integer"),  # type: ignore[arg-type]
+        ({"log": Slates(turn=np.nan)}, "turn is nan; expected a finite number"),
     ],
 )
 def test_worlds_that_cannot_be(tmp_path: Path, arguments: dict[str, object], said: str) -> None:

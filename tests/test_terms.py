@@ -166,6 +166,14 @@ def test_debiasing_weighs_rows_and_no_gradient_of_the_loss_passes_through_its_we
         model_of(CLICK, BOUGHT, REGRET, MARK, debiasing=model.debiasing)
 
 
+def test_debiasing_is_given_again_where_its_first_model_failed_and_may_be_none() -> None:
+    halved = Halved()
+    with pytest.raises(ConfigError, match='unknown sampler "unifrom"'):
+        model_of(CLICK, BOUGHT, REGRET, MARK, debiasing=halved, samplers=["unifrom"])
+    assert model_of(CLICK, BOUGHT, REGRET, MARK, debiasing=halved).debiasing == [halved]
+    assert model_of(CLICK, debiasing=None).debiasing == []
+
+
 @keras.saving.register_keras_serializable("schemaflow-tests")
 class Reaching(Task):
     """Draws every query towards the item that is nearest to it."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -215,14 +216,32 @@ class _Tastes:
 
 
 def _check(log: Slates | Choices, users: int, items: int, dim: int) -> None:
+    least = {"users": (users, 2), "items": (items, 2), "dim": (dim, 1)}
     if isinstance(log, Slates):
-        taken, least = log.slots, {"slates": (log.slates, 1), "slots": (log.slots, 1), "history": (log.history, 0)}
+        least |= {"slates": (log.slates, 1), "slots": (log.slots, 1), "history": (log.history, 0)}
     else:
-        taken, least = log.clicks, {"clicks": (log.clicks, 1)}
-    least |= {"users": (users, 2), "items": (items, max(2, taken)), "dim": (dim, 1)}
+        least |= {"clicks": (log.clicks, 1)}
     problems = [
-        f"{name} is {given}; expected at least {bound}" for name, (given, bound) in least.items() if given < bound
+        f"{name} is {given!r}; expected an integer of at least {bound}"
+        for name, (given, bound) in least.items()
+        if isinstance(given, bool) or not isinstance(given, Integral) or given < bound
     ]
+    numbers = ("logger", "boost", "noise", "device_effect", "offsets", "turn", "clickbait", "held_out")
+    problems += [
+        f"{name} is {given!r}; expected a finite number"
+        for name, given in ((it, getattr(log, it)) for it in numbers if hasattr(log, it))
+        if isinstance(given, bool) or not isinstance(given, Real) or not np.isfinite(float(given))
+    ]
+    problems = problems or _problems(log, items)
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _problems(log: Slates | Choices, items: int) -> list[str]:
+    """Return what is wrong with numbers that are such as they should be each by itself."""
+    taken, problems = log.slots if isinstance(log, Slates) else log.clicks, []
+    if items < taken:
+        problems.append(f"items is {items}; expected at least {taken}, as many as are taken at once")
     if isinstance(log, Choices) and not 0 <= log.held_out < 1:
         problems.append(f"held_out is {log.held_out}; expected a share of at least 0 and below 1")
     if isinstance(log, Slates) and (seen := log.examination) is not None:
@@ -230,8 +249,7 @@ def _check(log: Slates | Choices, users: int, items: int, dim: int) -> None:
             problems.append(f"examination has {len(seen)} numbers; expected one for each of {log.slots} slots")
         elif seen[0] != 1 or not all(0 < it <= 1 for it in seen):
             problems.append(f"examination is {seen}; expected 1 first, and numbers above 0 up to 1")
-    if problems:
-        raise ConfigError(*problems)
+    return problems
 
 
 def _slates(

@@ -74,7 +74,8 @@ def evaluate(
 
     `report.warm` and `report.cold` say the same of some positives each, among the same candidates: warm are those whose
     user and item were in the interactions that the schema was fitted on, cold those of a user or item that was not. Of ids
-    that are hashed their rows alone are known: one that shares the row of an id that was there counts as warm.
+    that are hashed their rows alone are known: one that shares the row of an id that was there counts as warm, and one that
+    shares that of an item in its query's history counts as standing there.
 
     Args:
         model: A `TwoTowerModel`.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import tensorflow as tf
 
@@ -43,17 +43,17 @@ class Terms:
         """Make the terms' weights for what towers give.
 
         Raises:
-            ConfigError: A debiasing belongs to another model, or a task needs another that is not there.
+            ConfigError: A task needs another that is not there.
         """
         for term in self.debiasing:
-            if term.built:
-                _refuse_taken(term)
             term.begin(query_tower.dim)
         probe = tf.zeros((2, query_tower.dim))
         inputs = tf.zeros((2, *query_tower.encoder.shape))
         for task in self.tasks:
             task.predictions(probe, probe, inputs)  # makes the weights of those that predict
             task.begin(query_tower, item_tower, self.tasks)
+        for term in (*self.tasks, *self.debiasing):
+            term.taken = True
 
 
 def tasks_of(given: Any, loss: Any, temperature: float | str, unit_length: bool) -> list[Any]:
@@ -77,7 +77,7 @@ def admitted(tasks: Sequence[Any], debiasing: Sequence[Any], schema: Schema, sid
 
     Raises:
         SchemaError: A feature that one reads is missing.
-        ConfigError: One is no such term, two do not go together, or a name is taken.
+        ConfigError: One is no such term or belongs to another model, two do not go together, or a name is taken.
     """
     if not tasks or not all(isinstance(task, Task) for task in tasks):
         raise ConfigError(f"prediction_tasks is {tasks!r}; expected a RetrievalTask, a RegressionTask, …, or a list")
@@ -90,10 +90,13 @@ def admitted(tasks: Sequence[Any], debiasing: Sequence[Any], schema: Schema, sid
     if len(rankers) > 1:
         names = " and ".join(type(it).__name__ for it in rankers)
         raise ConfigError(f"prediction_tasks holds {names}; expected one second stage at most, which is served")
-    for task in tasks:
-        if task.taken and (task.weights or task.encoder is not None):
-            _refuse_taken(task)
     terms = [*tasks, *debiasing]
+    for term in terms:
+        if term.taken and (term.weights or term.encoder is not None):
+            kind = "debiasing" if term in debiasing else "task"
+            raise ConfigError(
+                f'the {kind} "{term.name}" belongs to another model; pass a {type(term).__name__} of its own to each'
+            )
     beside = bound(terms, schema, sides)
     refuse_twins(terms)
     if taken := [it for it in terms if it not in retrieval and it.name in RESERVED]:
@@ -125,11 +128,3 @@ def bound(terms: Sequence[Any], schema: Schema, sides: Sides) -> list[Feature]:
         SchemaError: One is missing.
     """
     return list(dict.fromkeys(feature for term in terms for feature in term.bind(schema, sides)))
-
-
-def _refuse_taken(term: Task | Debiasing) -> NoReturn:
-    """Raise `ConfigError` since a term has the weights of another model."""
-    kind = "debiasing" if isinstance(term, Debiasing) else "task"
-    raise ConfigError(
-        f'the {kind} "{term.name}" belongs to another model; pass a {type(term).__name__} of its own to each'
-    )

@@ -112,12 +112,14 @@ class _Term(keras.layers.Layer):
         reads_inputs: Whether it reads `Step.query_inputs`.
         target: The feature that it alone predicts.
         encoder: Of the features that it alone reads through tables, if any.
+        taken: Whether a model holds it. No second one takes it once it has weights, which the two would share.
     """
 
     needs_items = False
     reads_inputs = False
     target: str | None = None
     encoder: FeatureEncoder | None = None
+    taken = False
 
     def bind(self, schema: Schema, sides: Sides) -> Sequence[Feature]:
         """Take from a schema what the term is to read, and return the features beside the towers' that it does.
@@ -139,13 +141,11 @@ class Task(_Term):
         loss_weight: The loss counts this many times in the model's.
         towers: Frozen towers that it holds, for queries and for items, if any.
         calls_python: Whether it asks a function of NumPy arrays, which XLA cannot compile.
-        taken: Whether a model holds it. No second one takes it once it has weights, which the two would share.
     """
 
     loss_weight: float
     towers: Sequence[Any] = ()
     calls_python = False
-    taken = False
 
     def begin(self, query_tower: Any, item_tower: Any, tasks: Sequence[Any]) -> None:
         """See the model that holds the task when it is made: let it begin with weights that the task brings, if it brings any.
